@@ -347,8 +347,8 @@ CAPTURE = [
     Mutant(
         "the same noise at every snapshot",
         "hooks/_pass/prober.py",
-        "SeedSequence([self.settings.seed, step, which])",
-        "SeedSequence([self.settings.seed, which])",
+        "SeedSequence([self.settings.seed, step, pass_number])",
+        "SeedSequence([self.settings.seed, pass_number])",
         "hooks/test_noise_injection.py::test_measurement_noise_is_a_function_of_seed_and_step",
     ),
     Mutant(

@@ -145,10 +145,10 @@ def is_free(module: nn.Module) -> bool:
     return is_activation(module) or not any(True for _ in itertools.chain(module.parameters(), module.buffers()))
 
 
-def pooling(seen: Observation, call: ModuleCall, shape: Sequence[int], masked: int | None) -> Reduction:
+def pooling(seen: Observation, call: ModuleCall, shape: Sequence[int], n_tokens: int | None) -> Reduction:
     """The reduction of a layer of this shape (rows, ...) where nobody chose one: a mean over positions or tokens.
 
-    `masked` is the number of tokens of the mask, if there is one.
+    `n_tokens` is the number of tokens of the mask, if there is one.
     """
     if len(shape) < 3:
         return Flatten()
@@ -156,7 +156,7 @@ def pooling(seen: Observation, call: ModuleCall, shape: Sequence[int], masked: i
         return Mean("space")
     if len(shape) > 3:
         return Mean("positions")
-    return Mean("tokens", masked=masked in (None, shape[1]))  # a mask of another length is not of these tokens
+    return Mean("tokens", masked=n_tokens in (None, shape[1]))  # a mask of another length is not of these tokens
 
 
 def _channels(seen: Observation, call: ModuleCall, shape: Sequence[int]) -> int:

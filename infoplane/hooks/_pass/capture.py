@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -36,7 +37,7 @@ HALF_MAX = 65504.0
 """The largest number that float16 has."""
 
 Chunk = tuple[int, int, Inputs, int]
-"""First row, one past the last, inputs, and which pass."""
+"""First row, one past the last, inputs, and the number of the pass over the probe (0, or that of a repeat)."""
 
 
 @dataclass(eq=False)
@@ -58,7 +59,7 @@ class Capture:
 
 @dataclass(frozen=True)
 class Captured:
-    """The result of one pass: the layers as they came, their values by key, and reasons for those that are missing.
+    """The result of one pass: the layers as they came, their values by key, and the errors of those that are `lost`.
 
     Values are (rows, *units), or (members, rows, *units). `outputs` are the tensors that the model returned, where
     they were asked for.
@@ -70,7 +71,7 @@ class Captured:
     outputs: Mapping[str, Tensor] = field(default_factory=dict)
 
     def whole(self) -> Captured:
-        """The same result, where no layer is missing; otherwise an error that stands for the missing ones is raised."""
+        """Return this result if no layer is missing; otherwise raise an error that stands for the missing ones."""
         raise_any(self.lost)
         return self
 
@@ -78,8 +79,8 @@ class Captured:
 class Pass:
     """A pass over `rows` rows of the probe with hooks on all captures, and the chunk that is under way.
 
-    With `members` every buffer has their axis first. Where they are `batched`, under vmap, a hook sees one member,
-    which stands for all.
+    A chunk is a piece of the rows that the model gets at once. With `members` every buffer has their axis first. Where
+    they are `batched`, under vmap, a hook sees one member, which stands for all.
     """
 
     def __init__(
@@ -95,11 +96,11 @@ class Pass:
         self.rows, self.allocate, self.device = rows, allocate, device
         self.members, self.flow = members, flow
         self.batched = members is not None and members.state is not None
-        self.leads = 0 if members is None else 1  # axes of a buffer ahead of its rows
+        self.row_axis = 0 if members is None else 1  # of a buffer
         self.start = self.stop = 0  # rows of the chunk under way
-        self.mask: Tensor | None = None
-        self.kept: dict[Slot, Tensor] = {}  # values of one member, until the batched function returns those of all
-        self._slots = [Slot(one, self) for one in captures]
+        self.mask: Tensor | None = None  # (rows of the chunk, tokens), true where a token is no padding
+        self.held: dict[Slot, Tensor] = {}  # values of one member, until the batched function returns those of all
+        self._slots = [Slot(capture, self) for capture in captures]
 
     def run(self, forward: Callable[..., Any], chunks: Iterable[Chunk], modules: Mapping[str, Named]) -> Captured:
         """Run `forward(inputs, pass)` over the chunks, and return what was captured.
@@ -108,64 +109,68 @@ class Pass:
         A layer that ran another number of times than was planned, or whose values cannot be taken, is among the lost.
         """
         slots = self._slots
-        of_functions: dict[tuple[str, str], list[Slot]] = {}
-        for slot in (slot for slot in slots if slot.capture.op):
-            of_functions.setdefault((slot.capture.named.name, slot.capture.op), []).append(slot)
+        of_functions = defaultdict[tuple[str, str], list[Slot]](list)  # by the names of module and function
+        for slot in slots:
+            if slot.capture.op:
+                of_functions[slot.capture.named.name, slot.capture.op].append(slot)
 
         def called(module: str, op: str, out: Any) -> None:
             """Give the result of a function to the slots that record it."""
             for slot in of_functions.get((module, op), ()):
                 slot.after(slot.capture.named.module, (), out)
 
-        def passes() -> None:
-            """Run all chunks."""
+        def run_chunks() -> None:
+            """Run all chunks, one after the other."""
             for chunk in chunks:
                 self._run_chunk(forward, chunk)
 
         def run(attached: Attached) -> None:
-            """Attach the hooks of all slots, and run the chunks."""
-            for slot in (slot for slot in slots if not slot.capture.op):
+            """Attach the hooks of all slots, and run the chunks; functions are watched only where one is recorded."""
+            for slot in slots:
                 slot.attach(attached)
             if of_functions:
-                watch_ops(attached, modules, called, passes)
+                watch_ops(attached, modules, called, run_chunks)
             else:
-                passes()
+                run_chunks()
 
         with_hooks(run, modules.values())
         self._slots = []  # they refer to this pass: the cycle would keep a device's memory until it is collected
-        there = [slot for slot in slots if slot.lost is None]
-        values = {slot.capture.layer.key: slot.buffer for slot in there if slot.buffer is not None}
+        recorded = [slot for slot in slots if slot.lost is None]
+        values = {slot.capture.layer.key: slot.buffer for slot in recorded if slot.buffer is not None}
         lost = {slot.capture.layer.key: slot.lost for slot in slots if slot.lost is not None}
-        return Captured(tuple(slot.layer() for slot in there), values, lost)
+        return Captured(tuple(slot.layer() for slot in recorded), values, lost)
 
     def _run_chunk(self, forward: Callable[..., Any], chunk: Chunk) -> None:
         """Run one chunk, and store what the hooks took or what a batched function returns."""
-        self.start, self.stop, inputs, which = chunk
+        self.start, self.stop, inputs, pass_number = chunk
         self.mask = None if inputs.mask is None else inputs.mask.to(self.device)
-        there: list[Slot] = []
+        recorded: list[Slot] = []
 
         def outputs() -> list[Tensor]:
-            """End the chunk: check how often modules ran; the values that the batched function has to return."""
+            """End the chunk: check how often modules ran; return the values that a batched function has to return."""
             for slot in self._slots:
                 slot.count_calls()
-            there[:] = [slot for slot in self._slots if slot.lost is None]
-            values = [self.kept[slot] for slot in there if self.batched]
-            self.kept.clear()
+            recorded[:] = [slot for slot in self._slots if slot.lost is None]
+            values = [self.held[slot] for slot in recorded if self.batched]
+            self.held.clear()
             return values
 
         for slot in self._slots:
             slot.ran = 0
         if not self.batched:
-            forward(inputs, which)
+            forward(inputs, pass_number)
             outputs()
             return
-        # What a batched function gives is stored when it has returned.
-        for slot, values in zip(there, forward(inputs, which, outputs), strict=True):
+        # What a batched function gives, (members, rows, *units) for each slot, is stored when it has returned.
+        for slot, values in zip(recorded, forward(inputs, pass_number, outputs), strict=True):
             slot.attempt(partial(slot.store, values))
 
 
 class Slot:
-    """Collects one capture over the chunks of a pass: its hooks count the calls and take the value of one."""
+    """Collects one capture over the chunks of a pass: its hooks count the calls of a module and take the value of one.
+
+    The buffer has shape (rows, *units), or (members, rows, *units).
+    """
 
     def __init__(self, capture: Capture, current: Pass) -> None:
         """Collect `capture` in the pass `current`; memory is taken at once for a layer that is stored as it comes."""
@@ -187,7 +192,7 @@ class Slot:
         dtype: torch.dtype = getattr(torch, layer.dtype)
         cast = self.capture.dtype not in (None, dtype) and dtype.is_floating_point
         plain = isinstance(self.capture.reduction, Flatten) and not (cast or layer.path or self.capture.batch_dim)
-        return bool(plain and layer.unit_shape) and self.current.members is None
+        return bool(plain and layer.unit_shape) and self.current.members is None  # () before the first pass
 
     def _allocate(self, unit_shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """Memory for all rows of the pass, and for all members where there are some."""
@@ -198,15 +203,15 @@ class Slot:
     # -- hooks -----------------------------------------------------------------------------------------
 
     def attach(self, attached: Attached) -> None:
-        """Attach the hooks that count the module's calls and take the value of one."""
+        """Attach the hooks that count the module's calls and take the value of one; a function takes no hooks."""
         module = self.capture.named.module
         if self.capture.layer.site == "in":
             attached.before(module, self.before)
-            return
-        # After everything else that changes the output, but for the noise.
-        if noise_of(module) is not None:
-            attached.after(module, self.ahead_of_noise, first=True)
-        attached.after(module, self.after)
+        elif not self.capture.op:
+            # After everything else that changes the output, but for the noise.
+            if noise_of(module) is not None:
+                attached.after(module, self.ahead_of_noise, first=True)
+            attached.after(module, self.after)
 
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Hook: take the input of the call that is recorded."""
@@ -216,13 +221,12 @@ class Slot:
 
     def ahead_of_noise(self, module: nn.Module, args: Any, output: Tensor) -> None:
         """Hook: take the output before the network's noise is added, where analysis can add that noise."""
-        if self.ran != self.call:
-            return
-        # Where the noise of every stored value is the noise of one value of the output, it can be left to analysis.
-        leads = self.current.leads if not self.current.batched else 0
-        self.clean = keeps_values(self.capture.reduction, tuple(output.shape[1 + leads :]))
-        if self.clean:
-            self._take(output)
+        if self.ran == self.call:
+            # Where the noise of every stored value is the noise of one value of the output, it can be left to analysis.
+            row_axis = 0 if self.current.batched else self.current.row_axis  # vmap hides the axis of the members
+            self.clean = keeps_values(self.capture.reduction, tuple(output.shape[row_axis + 1 :]))
+            if self.clean:
+                self._take(output)
 
     def after(self, module: nn.Module, args: Any, output: Any) -> None:
         """Hook: take the output of the call that is recorded."""
@@ -232,7 +236,7 @@ class Slot:
 
     def count_calls(self) -> None:
         """After a chunk, give up the layer if its module ran more or less often than planned."""
-        # All calls of the module are given up, since it cannot be known which of them is which.
+        # For whichever call it was recorded: it cannot be known which of them is which.
         ran, runs = self.ran, self.capture.runs
         if ran != runs and self.lost is None:
             often = "was not called" if ran == 0 else f"was called {ran} times instead of {runs}"
@@ -241,35 +245,35 @@ class Slot:
     # -- values ----------------------------------------------------------------------------------------
 
     def _copied(self, value: Any) -> bool:
-        """Copy an output into the buffer if it has the shape and type of the pass before; whether it has."""
+        """Copy an output into the buffer if it has the shape and type of the pass before; tell whether it has."""
         if self.unreduced is None:
             return False
         place = self.unreduced[self.current.start : self.current.stop]
         # Models that take gradients inside switch autograd on again: what is stored has no history even then.
         value = value.detach() if isinstance(value, Tensor) and value.requires_grad else value
-        if type(value) is not Tensor or value.shape != place.shape or value.dtype is not place.dtype:
-            return False
-        if value.layout is not torch.strided:
-            return False
-        place.copy_(value, non_blocking=True)
-        return True
+        # No subclass of Tensor, which may copy in a way of its own.
+        same = type(value) is Tensor and value.shape == place.shape and value.dtype is place.dtype
+        if same and value.layout is torch.strided:
+            place.copy_(value, non_blocking=True)
+            return True
+        return False
 
     def _take(self, value: Any) -> None:
-        """Copy or reduce a value that a hook was given."""
+        """Store a value that a hook was given: by a mere copy where that will do, else reduced."""
         # The copy alone is what a small network's probe costs: nothing else stands between a hook and it.
         if not self._copied(value) and self.lost is None:
             self.attempt(lambda: self._keep(self._extract(value)))
 
     def attempt(self, work: Callable[[], None]) -> None:
         """Do `work`; keep its error in `lost`, so that it ends neither the forward pass nor the other layers."""
-        found = outcome(work)
-        if isinstance(found, Failed):
-            self.lost = found.error
+        result = outcome(work)
+        if isinstance(result, Failed):
+            self.lost = result.error
 
     def _keep(self, values: Tensor) -> None:
         """Store values, or hold them until the batched function returns those of all members."""
         if self.current.batched:
-            self.current.kept[self] = values.clone()  # what runs later may work in place on the output
+            self.current.held[self] = values.clone()  # what runs later may work in place on the output
         else:
             self.store(values)
 
@@ -277,31 +281,30 @@ class Slot:
         """The reduced values of one chunk: (rows, *units), or (members, rows, *units) where the model stacks them."""
         current, layer = self.current, self.capture.layer
         tensor = self._tensor(value).detach()
-        rows, lead = current.stop - current.start, tuple[int, ...]()
+        rows, lead = current.stop - current.start, tuple[int, ...]()  # lead: (members,) where the model stacks them
         if current.members is not None and current.members.axis is not None:
             lead = (current.members.count,)
             tensor = tensor.movedim(current.members.axis, 0)
         if self.capture.batch_dim:
             tensor = tensor.movedim(self.capture.batch_dim + len(lead), len(lead))
-        first = (*lead, rows)  # of a tensor (rows, *shape) or (members, rows, *shape)
+        first = (*lead, rows)  # the first axes of a tensor (rows, *shape) or (members, rows, *shape)
         if tuple(tensor.shape[: len(first)]) != first:
             raise ValueError(wrong_rows(layer.key, tuple(tensor.shape), rows, current.members if lead else None))
         self.raw_shape = tuple(tensor.shape[len(first) :])
         if current.flow is not None:
             current.flow.mark(tensor, layer.depth, cuts=is_lossless(self.capture.reduction, self.raw_shape))
-        mask = current.mask
-        if lead and mask is not None:
-            mask = mask.repeat(*lead, 1)  # (members x rows, tokens), members one after the other
+        # A reduction knows of rows alone: those of all members, one member after the other.
+        mask = current.mask if current.mask is None or not lead else current.mask.repeat(*lead, 1)
         reduced = self._reduce(tensor.reshape(math.prod(first), *self.raw_shape), mask)
         return reduced.reshape(*first, *reduced.shape[1:])
 
     def _tensor(self, value: Any) -> Tensor:
-        """The tensor to record out of what the module took or gave."""
+        """The tensor to record, out of the output of a module or of the tensors in its input by path."""
         layer = self.capture.layer
-        found = value if layer.site == "in" else tensors_in(value)
-        if layer.path not in found:
-            choose(found, layer.path, f"the {layer.site}put of layer {layer.key}", type_name(value))
-        return dense(found[layer.path], f"layer {layer.key!r}")
+        tensors = value if layer.site == "in" else tensors_in(value)
+        if layer.path not in tensors:  # `choose` raises an error that says what there is
+            choose(tensors, layer.path, f"the {layer.site}put of layer {layer.key}", type_name(value))
+        return dense(tensors[layer.path], f"layer {layer.key!r}")
 
     def _reduce(self, tensor: Tensor, mask: Tensor | None) -> Tensor:
         """The tensor (rows, *shape) after its reduction, (rows, *units); errors name the layer."""
@@ -317,24 +320,24 @@ class Slot:
     def store(self, values: Tensor) -> None:
         """Copy values ([members,] rows, *units) into the buffer; TypeError or ValueError for what does not fit it."""
         values = values.detach()  # a reduction may have brought in weights
-        key, start, stop, leads = self.capture.layer.key, self.current.start, self.current.stop, self.current.leads
-        shape = tuple(values.shape[leads + 1 :])
+        key, row_axis = self.capture.layer.key, self.current.row_axis
+        start, stop = self.current.start, self.current.stop
+        shape = tuple(values.shape[row_axis + 1 :])
         dtype = (self.capture.dtype or values.dtype) if values.dtype.is_floating_point else values.dtype
         if dtype.is_complex:
             raise TypeError(f"layer {key!r} is complex; record a real reduction of it, as reduce=torch.view_as_real")
         if self.buffer is None or start == 0:  # the first chunk says anew which shape and type the layer has
             self.buffer, self.unreduced = self._allocate(shape, dtype), None
-        elif shape != tuple(self.buffer.shape[leads + 1 :]):
+        elif shape != (before := tuple(self.buffer.shape[row_axis + 1 :])):
             raise ValueError(
-                f"layer {key!r} has shape {shape} for samples {start} to {stop - 1} and "
-                f"{tuple(self.buffer.shape[leads + 1 :])} before; pad the probe to one length, or reduce with a mask "
-                "(reduce='mean' or 'last' with mask=)"
+                f"layer {key!r} has shape {shape} for samples {start} to {stop - 1} and {before} before; pad the probe "
+                "to one length, or reduce with a mask (reduce='mean' or 'last' with mask=)"
             )
         elif dtype != self.buffer.dtype:
             raise ValueError(f"layer {key!r} changes its dtype within the probe: {self.buffer.dtype}, then {dtype}")
         if dtype is torch.float16 and values.dtype is not torch.float16:
             _check_half(values, key)
-        self.buffer.narrow(leads, start, stop - start).copy_(values, non_blocking=True)
+        self.buffer.narrow(row_axis, start, stop - start).copy_(values, non_blocking=True)
 
     def layer(self) -> Layer:
         """The layer as it came in this pass."""
@@ -343,8 +346,8 @@ class Slot:
         noise = noise_of(capture.named.module) if capture.layer.site == "out" and not capture.op else None
         noise = None if noise is None else replace(noise, clean=self.clean)
         if self.unreduced is not None and noise == capture.layer.noise:
-            return capture.layer
-        shape = tuple(self.buffer.shape[self.current.leads + 1 :])
+            return capture.layer  # it went into the buffer unchanged, so it is as before
+        shape = tuple(self.buffer.shape[self.current.row_axis + 1 :])
         dtype, label = str(self.buffer.dtype).removeprefix("torch."), capture.reduction.label(self.raw_shape)
         return replace(
             capture.layer, unit_shape=shape, raw_shape=self.raw_shape, dtype=dtype, reduction=label, noise=noise
@@ -352,7 +355,7 @@ class Slot:
 
 
 def wrong_rows(key: str, shape: tuple[int, ...], rows: int, members: Members | None = None) -> str:
-    """The message for an output whose first axis, or first two with members, are not as expected."""
+    """The message for an output whose first axis is not that of `rows` samples, or first two with `members`."""
     if members is not None:
         return (
             f"layer {key!r} should have {members.count} members at axis {members.axis} and {rows} rows, got shape "
@@ -364,7 +367,7 @@ def wrong_rows(key: str, shape: tuple[int, ...], rows: int, members: Members | N
 
 
 def axis_advice(key: str, axes: Sequence[int], otherwise: str) -> str:
-    """The end of an error line: which other axis may hold the samples, else `otherwise`."""
+    """The end of an error line about a layer's rows: that the first of `axes` may be the samples', else `otherwise`."""
     return f"its samples may be axis {axes[0]}: pass batch_dim={{{key!r}: {axes[0]}}}" if axes else otherwise
 
 

@@ -6,7 +6,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from torch.nn.parameter import is_lazy
 from infoplane.core.device import on_accelerator
 from infoplane.core.text import listed, printable
 from infoplane.core.warn import warn
-from infoplane.hooks._pass.calls import Attached, tensors_in, with_hooks
+from infoplane.hooks._pass.calls import Attached, info, tensors_in, with_hooks
 from infoplane.hooks._pass.capture import Capture, Captured, axis_advice
 from infoplane.hooks._pass.state import Surroundings
 from infoplane.hooks.probe import Inputs, ProbeSet
@@ -31,10 +31,10 @@ TOLERANCE_MOST = 0.1
 ROWS_SHARE = 0.01
 """Share of the rows that may differ by more: rounding turns a few close decisions, as of a maximum."""
 
-JOLT_EPS = 16.0
-"""Rounding units by which inputs are changed; a deep network rounds at every layer."""
-JOLTS = 3
-"""Times that they are changed."""
+PERTURB_EPS = 16.0
+"""Rounding units by which inputs are perturbed; a deep network rounds at every layer."""
+PERTURBATIONS = 3
+"""Times that they are perturbed."""
 
 _REMEDY = (
     "the probe must not be its first call, which would draw weights from the recorder's random state; run one forward "
@@ -54,62 +54,60 @@ T = TypeVar("T")
 
 
 class RunChunk(Protocol):
-    def __call__(self, inputs: Inputs, which: int, jolt: int | None = None, /) -> Captured: ...
+    """Runs the model on inputs with the k-th random state, injected noise off; see `with_perturbed_embeddings`."""
+
+    def __call__(self, inputs: Inputs, random_state: int, perturb_seed: int | None = None, /) -> Captured: ...
 
 
 def look_at_rows(
-    run: RunChunk, probe: ProbeSet, rows: int, captures: Sequence[Capture], rounding: float, *, alone: bool
+    run: RunChunk, probe: ProbeSet, rows: int, captures: Sequence[Capture], rel_tol: float, *, alone: bool
 ) -> str:
-    """Run one chunk again, with other random numbers, and with its rows in another order; compare.
+    """Run one chunk of at most `rows` rows again, with other random numbers, and in another order; compare.
 
-    `run(inputs, k)` is a pass with the k-th random state, injected noise off; a third argument seeds changes of the
-    last digits of embeddings. What differs when nothing has changed is state that the forward pass keeps, what
-    differs with the random state is noise: both are warned of, and the order of such rows cannot be checked. All
-    other rows have to go where their inputs go, whether or not a layer mixes rows (batch statistics do). `rounding`
-    is the share of a layer's largest value that counts as equal. Unless `alone`, every process makes the same number
-    of passes. Returns the warning about state, "" where there was none.
+    What differs when nothing has changed is state that the forward pass keeps, what differs with the random state is
+    noise: both are warned of, and the order of such rows cannot be checked. All other rows have to go where their
+    inputs go, whether or not a layer mixes rows (batch statistics do). `rel_tol` is the share of a layer's largest
+    value that counts as equal. Unless `alone`, every process makes the same number of passes. Returns the warning
+    about state, "" where there was none.
 
     Raises
     ------
     ValueError
         If rows do not follow their samples, in a layer whose sample axis the user has not given.
     """
-    chunk, plain = _first(run, probe, rows)
-    again, other = run(chunk, 0), run(chunk, 1)
+    chunk, first = _first(run, probe, rows)
+    repeated, reseeded = run(chunk, 0), run(chunk, 1)
     order = _cycle(len(chunk))
-    turned = _unless_refused(lambda: run(chunk.take(order), 0))
-    kept = _changed(plain, again, rounding)
-    state = ""
-    if kept:
-        state = f"{_named(kept, 'not the same')} {_STATE}"
+    reordered = _unless_refused(lambda: run(chunk.take(order), 0))
+    changed = _changed(first, repeated, rel_tol)
+    state = f"{_named(changed, 'not the same')} {_STATE}" if changed else ""
+    if state:
         warn(state)
-    random = [k for k, v in plain.values.items() if k not in kept and _differ(v, other.values.get(k), rounding)]
+    random = [k for k, v in first.values.items() if k not in changed and _differ(v, reseeded.values.get(k), rel_tol)]
     if len(chunk) < 4:  # another order of so few rows is a mere shift
         return state
     if random:
         warn(f"{_named(random)} random: whether rows are in the probe's order cannot be checked there")
-    if isinstance(turned, str):
-        warn(f"whether rows are in the probe's order cannot be checked: the model does not run on another, {turned}")
+    if isinstance(reordered, str):
+        warn(f"whether rows are in the probe's order cannot be checked: the model does not run on another, {reordered}")
         return state
-    sensitive = _sensitive(run, chunk, plain, rounding) if alone else lambda key: 0
-    astray: list[tuple[Capture, int]] = []
-    blurred: list[str] = []
-    for capture in (c for c in captures if c.layer.key not in (*kept, *random)):
+    sensitive = _sensitive(run, chunk, first, rel_tol) if alone else lambda key: 0
+    misplaced: list[tuple[Capture, int]] = []  # layers whose rows do not follow, and in how many rows
+    unclear: list[str] = []
+    for capture in (c for c in captures if c.layer.key not in (*changed, *random)):
         key = capture.layer.key
-        moved = _moved(plain.values[key][order], turned.values.get(key), rounding)
-        if moved <= max(1, ROWS_SHARE * len(chunk)):
-            continue
-        # Where a change of last digits moves a tenth as many rows, the order is not shown to move any.
-        if sensitive(key) > 0.1 * moved:
-            blurred.append(key)
-        else:
-            astray.append((capture, moved))
-    if blurred:
+        n_moved = _rows_moved(first.values[key][order], reordered.values.get(key), rel_tol)
+        if n_moved > max(1, ROWS_SHARE * len(chunk)):
+            # Where a change of last digits moves a tenth as many rows, the order is not shown to move any.
+            by_rounding = sensitive(key) > 0.1 * n_moved
+            unclear += [key] if by_rounding else []
+            misplaced += [] if by_rounding else [(capture, n_moved)]
+    if unclear:
         warn(
-            f"{_named(blurred, 'changed by rounding alone')} as much as by another order: whether they are in the "
+            f"{_named(unclear, 'changed by rounding alone')} as much as by another order: whether they are in the "
             "probe's order cannot be checked there"
         )
-    _refuse(astray, len(chunk))
+    _refuse_misplaced(misplaced, len(chunk))
     return state
 
 
@@ -119,7 +117,7 @@ def tolerance(dtypes: Iterable[torch.dtype], device: torch.device) -> float:
     1,000 rounding units of the coarsest format in use, at most a tenth.
     """
     eps = max((torch.finfo(d).eps for d in dtypes if d.is_floating_point), default=torch.finfo(torch.float32).eps)
-    if eps >= torch.finfo(torch.float32).eps:
+    if eps >= torch.finfo(torch.float32).eps:  # not for a network of float64 alone
         # Products of float32 are made of fewer bits where that was allowed, as of TensorFloat-32 (units of 2^-10) or of
         # bfloat16 (2^-7); cuDNN does so by default.
         eps = max(eps, {"highest": 0.0, "high": 2.0**-10}.get(torch.get_float32_matmul_precision(), 2.0**-7))
@@ -128,30 +126,29 @@ def tolerance(dtypes: Iterable[torch.dtype], device: torch.device) -> float:
 
 
 def thinned(values: Tensor) -> Tensor:
-    """(rows, ...) as (rows, at most about 2 x KEPT_UNITS) in memory of its own."""
+    """Copy every k-th value of each row: (rows, ...) as (rows, at most about 2 x KEPT_UNITS)."""
     flat = values.detach().reshape(len(values), math.prod(values.shape[1:]))
     return flat[:, :: max(1, flat.shape[1] // KEPT_UNITS)].clone()
 
 
 def returned(output: Any) -> dict[str, Tensor]:
-    """Copies of the dense tensors in what a model returned, by their place."""
-    found = tensors_in(output)
-    dense = {k: t for k, t in found.items() if not t.is_nested and t.layout is torch.strided and not t.is_quantized}
-    return {k: thinned(t if t.ndim else t[None]) for k, t in dense.items() if not hasattr(t, "full_tensor")}
+    """Thinned copies of the dense tensors in what a model returned, by their path; of sharded ones none."""
+    dense = {k: t for k, t in tensors_in(output).items() if not (info(t).odd or hasattr(t, "full_tensor"))}
+    return {k: thinned(t if t.ndim else t[None]) for k, t in dense.items()}
 
 
 def _first(run: RunChunk, probe: ProbeSet, rows: int) -> tuple[Inputs, Captured]:
-    """A chunk of at most `rows` inputs to compare, and what the model gives on it."""
+    """Return a chunk of at most `rows` inputs to compare, and what the model gives on it."""
     # Rows from all over the probe: the first ones may be of one class, which all go to one expert. They keep their
     # order, since a model may need its rows sorted.
     n = min(rows, probe.first_pass)
     drawn = torch.randperm(probe.first_pass, generator=torch.Generator().manual_seed(0), device="cpu")[:n]
     chunk = probe.inputs.take(drawn.sort().values)
-    found = _unless_refused(lambda: run(chunk, 0).whole())
-    if not isinstance(found, str):
-        return chunk, found
-    chunk = probe.inputs.take(slice(0, n))  # it has run before; another may take another way
-    return chunk, run(chunk, 0).whole()
+    captured = _unless_refused(lambda: run(chunk, 0).whole())
+    if isinstance(captured, str):
+        chunk = probe.inputs.take(slice(0, n))  # which has run before; other rows may take another way in the model
+        captured = run(chunk, 0).whole()
+    return chunk, captured
 
 
 def _cycle(n: int) -> Tensor:
@@ -168,38 +165,39 @@ def _cycle(n: int) -> Tensor:
 
 
 def _unless_refused(work: Callable[[], Captured]) -> Captured | str:
-    """The result of a pass, or the model's reason for not running on these rows."""
+    """The result of a pass, or the model's reason for not running on these rows, in words."""
     try:
         return work()
-    except torch.OutOfMemoryError:
-        raise
     except _REFUSALS as error:
-        return f"{type(error).__name__}: {printable(str(error).splitlines()[0] if str(error) else '')}"
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        first_line = str(error).partition("\n")[0]
+        return f"{type(error).__name__}: {printable(first_line)}"
 
 
-def _sensitive(run: RunChunk, chunk: Inputs, plain: Captured, rounding: float) -> Callable[[str], int]:
-    """A function that tells how many rows of a layer move when inputs change in their last digits."""
-    found: list[Captured] = []
+def _sensitive(run: RunChunk, chunk: Inputs, first: Captured, rel_tol: float) -> Callable[[str], int]:
+    """Return a function that tells how many rows of a layer move when inputs change in their last digits."""
+    perturbed: list[Captured] = []
 
-    def moved(key: str) -> int:
-        """How many rows of a layer move at most under the changes."""
-        for seed in range(0 if found else JOLTS):  # the passes are made for the first layer that is asked for
+    def rows_moved(key: str) -> int:
+        """The largest number of rows of a layer that a perturbation of the inputs moves."""
+        for seed in range(0 if perturbed else PERTURBATIONS):  # the passes are made when the first layer is asked for
             generator = torch.Generator().manual_seed(seed)
-            found.append(run(chunk.map(partial(_jolt, generator=generator)), 0, seed))
-        return max(_moved(plain.values[key], seen.values.get(key), rounding) for seen in found)
+            perturbed.append(run(chunk.map(partial(_perturbed, generator=generator)), 0, seed))
+        return max(_rows_moved(first.values[key], other.values.get(key), rel_tol) for other in perturbed)
 
-    return moved
+    return rows_moved
 
 
-def _jolt(t: Tensor, generator: torch.Generator) -> Tensor:
-    """The tensor with each number changed by JOLT_EPS rounding units, up or down at random; whole numbers stay."""
+def _perturbed(t: Tensor, generator: torch.Generator) -> Tensor:
+    """The tensor with each number changed by PERTURB_EPS rounding units, up or down at random; whole numbers stay."""
     if not t.is_floating_point():
         return t
     sign = torch.randint(0, 2, t.shape, generator=generator, device="cpu").to(t.device, t.dtype) * 2 - 1  # -1 or 1
-    return t * (1 + JOLT_EPS * torch.finfo(t.dtype).eps * sign)
+    return t * (1 + PERTURB_EPS * torch.finfo(t.dtype).eps * sign)
 
 
-def with_jolted_embeddings(model: nn.Module, seed: int | None, work: Callable[[], T]) -> T:
+def with_perturbed_embeddings(model: nn.Module, seed: int | None, work: Callable[[], T]) -> T:
     """Return `work()`, run with the last digits of every embedding changed; with none changed where `seed` is None."""
     if seed is None:
         return work()
@@ -210,62 +208,62 @@ def with_jolted_embeddings(model: nn.Module, seed: int | None, work: Callable[[]
         """Attach a hook to every embedding, and do the work."""
         for module in model.modules():
             if isinstance(module, nn.Embedding | nn.EmbeddingBag):
-                attached.after(module, lambda module, args, output: _jolt(output, generator))
+                attached.after(module, lambda module, args, output: _perturbed(output, generator))
         return work()
 
     return with_hooks(run)
 
 
-def _changed(plain: Captured, again: Captured, rounding: float) -> list[str]:
+def _changed(first: Captured, repeated: Captured, rel_tol: float) -> list[str]:
     """Keys of layers, or where there are none of outputs, that differ between two passes over the same rows."""
-    layers = [k for k, v in plain.values.items() if _differ(v, again.values.get(k), rounding)]
-    outputs = [k for k, v in plain.outputs.items() if k in again.outputs and _differ(v, again.outputs[k], rounding)]
-    return layers or ["@out" + k for k in outputs]
+    layers = [k for k, v in first.values.items() if _differ(v, repeated.values.get(k), rel_tol)]
+    outputs = [k for k, v in first.outputs.items() if k in repeated.outputs]
+    return layers or ["@out" + k for k in outputs if _differ(first.outputs[k], repeated.outputs[k], rel_tol)]
 
 
-def _differ(a: Tensor, b: Tensor | None, rounding: float) -> bool:
-    """Whether two passes over the same rows differ: on the CPU in any bit, elsewhere beyond rounding."""
+def _differ(a: Tensor, b: Tensor | None, rel_tol: float) -> bool:
+    """Whether two passes over the same rows, (rows, values) each, differ: on the CPU in any bit, else by `rel_tol`."""
     if b is None or a.shape != b.shape:
         return True
-    if not on_accelerator(a.device) or not a.is_floating_point():
-        return not bool(((a == b) | ((a != a) & (b != b))).all())
-    return _moved(a, b, rounding) > 0
+    return _rows_moved(a, b, rel_tol if on_accelerator(a.device) else 0.0) > 0
 
 
-def _moved(a: Tensor, b: Tensor | None, rounding: float) -> int:
-    """Number of rows in which a value differs by more than `rounding` times the largest; all for another shape."""
+def _rows_moved(a: Tensor, b: Tensor | None, rel_tol: float) -> int:
+    """In how many rows of two tensors (rows, values) a value differs by more than `rel_tol` times the largest of `a`.
+
+    All of them where the shapes differ, or the layer is missing (None).
+    """
     if b is None or a.shape != b.shape:
         return len(a)
-    if not a.is_floating_point():
-        return int((a != b).any(1).sum())
-    a, b = a.double(), b.double()
-    finite = a.isfinite() & b.isfinite()
-    scale = float(a[finite].abs().max()) if bool(finite.any()) else 0.0
-    same = (a == b) | (a.isnan() & b.isnan()) | (finite & ((a - b).abs() <= rounding * scale))
+    if a.is_floating_point():
+        a, b = a.double(), b.double()
+    same = (a == b) | ((a != a) & (b != b))  # NaN is unequal to itself
+    if a.is_floating_point():
+        finite = a.isfinite() & b.isfinite()
+        largest = float(a[finite].abs().max()) if bool(finite.any()) else 0.0
+        same |= finite & ((a - b).abs() <= rel_tol * largest)
     return int((~same).any(1).sum())
 
 
-def _refuse(astray: Sequence[tuple[Capture, int]], n: int) -> None:
-    """Raise ValueError for layers whose rows are not the samples; only warn where the user gave their axis."""
-    wrong = [(c, moved) for c, moved in astray if c.batch_dim is None]
-    if wrong:
-        raise ValueError(_not_samples(wrong, n) + f"; {_advice(wrong[0][0], n)}")
-    if astray:
-        warn(f"{_not_samples(astray, n)}; recorded as they are, since batch_dim= names their axis")
+def _refuse_misplaced(misplaced: Sequence[tuple[Capture, int]], n: int) -> None:
+    """Raise ValueError for layers whose rows are not the samples; only warn where the user gave their axis.
 
-
-def _not_samples(astray: Sequence[tuple[Capture, int]], n: int) -> str:
-    """The beginning of the message of `_refuse`: which layers, and how many rows moved at most."""
-    which = _named([c.layer.key for c, _ in astray], "not in the order of the samples")
-    return f"{which}: given in another order, {max(m for _, m in astray)} of {n} rows do not follow"
-
-
-def _advice(capture: Capture, n: int) -> str:
-    """The end of an error line about a layer whose rows are not the samples."""
-    key = capture.layer.key
-    axes = [i for i, size in enumerate(capture.layer.raw_shape, start=1) if size == n]
+    Each comes with the number of its rows, out of `n`, that do not follow their inputs.
+    """
+    wrong = [(capture, n_moved) for capture, n_moved in misplaced if capture.batch_dim is None]
+    shown = wrong or misplaced
+    if not shown:
+        return
+    which = _named([capture.layer.key for capture, _ in shown], "not in the order of the samples")
+    text = f"{which}: given in another order, {max(n_moved for _, n_moved in shown)} of {n} rows do not follow"
+    if not wrong:
+        warn(f"{text}; recorded as they are, since batch_dim= names their axis")
+        return
+    layer = wrong[0][0].layer
+    axes = [i for i, size in enumerate(layer.raw_shape, start=1) if size == n]
     advice = "leave it out, or reduce inside the model to one row per sample in the order of the input; "
-    return axis_advice(key, axes, f"{advice}batch_dim={{{key!r}: 0}} records it as it is")
+    advice = axis_advice(layer.key, axes, f"{advice}batch_dim={{{layer.key!r}: 0}} records it as it is")
+    raise ValueError(f"{text}; {advice}")
 
 
 def _named(keys: Sequence[str], what: str = "") -> str:
@@ -275,9 +273,9 @@ def _named(keys: Sequence[str], what: str = "") -> str:
 
 def refuse_lazy(model: nn.Module) -> None:
     """Raise ValueError where a lazy module has not seen an input yet."""
-    # Parts 1 and 2 of a module are its parameters and its buffers.
     modules = named_modules(model).values()
-    lazy = [m for m in modules if any(is_lazy(t) for part in _parts(m.module)[1:3] for t in part.values())]
+    held = [(m, [*m.module._parameters.values(), *m.module._buffers.values()]) for m in modules]
+    lazy = [m for m, tensors in held if any(t is not None and is_lazy(t) for t in tensors)]
     if lazy:
         more = f" and {len(lazy) - 1} more layers" if len(lazy) > 1 else ""
         which = printable(f"layer {lazy[0].name!r} ({lazy[0].type_name}){more} of {type(model).__name__}")
@@ -291,48 +289,43 @@ class FirstCall:
         """Note the content of the modules; the surroundings tell which tensors each pass changes."""
         self._surroundings, self._model = surroundings, surroundings.model
         modules = [module for module in self._model.modules() if not is_scripted(module)]
-        # Each dict of a module, and a copy of what was in it.
-        self._found = [(part, dict(part)) for module in modules for part in _parts(module)]
+        dicts = [d for m in modules for d in (m.__dict__, m._parameters, m._buffers, m._modules)]
+        self._before = [(held, dict(held)) for held in dicts]
         self._weights = set(_weights(self._model))
 
     def refuse_new_weights(self) -> None:
         """Raise ValueError where the first pass has made parameters, as layers sized by their first input do."""
-        made = [name for name in _weights(self._model) if name not in self._weights]
-        if made:
-            self._refuse(f"{listed(list(map(repr, made)), 1)} first appeared in the probe's forward pass")
+        new = [name for name in _weights(self._model) if name not in self._weights]
+        self._refuse_any(new, "first appeared in the probe's forward pass")
 
     @contextlib.contextmanager
     def watch_second(self) -> Iterator[None]:
-        """Watch the second pass, in a block; ValueError where it does not set again what the first had set."""
+        """Watch the second pass, in a block; raise ValueError where it does not set again what the first had set."""
         try:
             yield
         except (RuntimeError, AttributeError, TypeError, IndexError) as error:
             # It may fail on buffers put back, where the model remembers in an attribute that it made them.
             if not isinstance(error, torch.OutOfMemoryError):
-                self._refuse_set_once(1)
+                self._refuse_set_once("replaced")
             raise
-        self._refuse_set_once(0)
+        self._refuse_set_once("changed")
 
-    def _refuse_set_once(self, kind: int) -> None:
-        """Raise ValueError for tensors that only the first pass changed (kind 0) or replaced (kind 1)."""
+    def _refuse_set_once(self, how: Literal["changed", "replaced"]) -> None:
+        """Raise ValueError for tensors that only the first pass changed, or replaced."""
         first, last = self._surroundings.first, self._surroundings.last
-        once = sorted(first[kind] - last[kind]) if first and last else []
-        if once:
-            self._refuse(f"{listed(list(map(repr, once)), 1)} is set by the first forward pass only")
+        once = sorted(getattr(first, how) - getattr(last, how)) if first and last else []
+        self._refuse_any(once, "is set by the first forward pass only")
 
-    def _refuse(self, what: str) -> None:
-        """Put the modules back as they were, and raise ValueError."""
-        for part, before in self._found:
-            part.clear()
-            part.update(before)
-        raise ValueError(f"{what} of {printable(type(self._model).__name__)}; {_REMEDY}")
-
-
-def _parts(module: nn.Module) -> tuple[dict[str, Any], ...]:
-    """Where a module keeps its attributes, parameters, buffers and children."""
-    return module.__dict__, module._parameters, module._buffers, module._modules
+    def _refuse_any(self, names: Sequence[str], what: str) -> None:
+        """If there are names, put the modules back as they were and raise ValueError that `what` is true of them."""
+        if names:
+            for held, before in self._before:
+                held.clear()
+                held.update(before)
+            shown = listed(list(map(repr, names)), 1)
+            raise ValueError(f"{shown} {what} of {printable(type(self._model).__name__)}; {_REMEDY}")
 
 
 def _weights(model: nn.Module) -> list[str]:
-    """Names of all parameters."""
+    """Names of all parameters, also those of a parameter that has several."""
     return [name for name, _ in model.named_parameters(remove_duplicate=False)]

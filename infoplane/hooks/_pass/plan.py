@@ -34,7 +34,7 @@ class Planner:
     """Plans the captures of a model, from a forward pass over `rows` samples that was `seen`.
 
     `targets` are what the user named, and never skipped. Without them the calls of `choice` are captured; of those,
-    the ones that cannot be recorded or that only pass their input on are skipped, with the reason. `kept` are the
+    the ones that cannot be recorded or that only pass their input on are skipped, with the reason. `resumed` are the
     reductions of a run that goes on, by key.
     """
 
@@ -45,8 +45,8 @@ class Planner:
     rows: int
     settings: Settings
     member_axis: int | None
-    masked: int | None = None
-    kept: Mapping[str, str] | None = None
+    n_tokens: int | None = None
+    resumed: Mapping[str, str] | None = None
     skipped: dict[str, str] = field(default_factory=dict)
 
     def captures(self) -> tuple[Capture, ...]:
@@ -188,14 +188,14 @@ class Planner:
 
     def _reduction(self, target: Target, key: str, call: ModuleCall, shape: Sequence[int]) -> Reduction:
         """The reduction of a layer whose shape, rows first, is given."""
-        table, pooled = self.settings.reductions, pooling(self.seen, call, shape, self.masked)
+        table, pooled = self.settings.reductions, pooling(self.seen, call, shape, self.n_tokens)
         given = by_pattern(table, [key, target.named.name], None)
         if given is not None:
             # A reduction of tokens for all layers leaves one without tokens, which nobody named, as it is.
             misfit = isinstance(given, Tokens | Last) and len(shape) < 3 and not target.exact
             return Flatten() if misfit and given is table.get("*") else given
-        if self.kept is not None:
-            return Flatten() if self.kept.get(key) == "flatten" else pooled
+        if self.resumed is not None:
+            return Flatten() if self.resumed.get(key) == "flatten" else pooled
         # Maps and sequences of blocks are stored as means where the user has not said otherwise, those of leaves whole.
         return pooled if self.targets is None and self.choice.by != "leaves" else Flatten()
 

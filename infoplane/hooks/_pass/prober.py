@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,7 +18,7 @@ from infoplane.core.records import Layer
 from infoplane.core.text import printable
 from infoplane.core.tokens import doubt_positions
 from infoplane.core.warn import warn
-from infoplane.hooks._out.host import Allocate
+from infoplane.hooks._out.host import Allocate, Pool
 from infoplane.hooks._pass import checks
 from infoplane.hooks._pass.blocks import Choice, choose_calls
 from infoplane.hooks._pass.capture import Capture, Captured, Chunk, Pass
@@ -49,7 +50,7 @@ class Prober:
         self.stacked = members is not None and members.state is not None  # members run under vmap
         self.model = unwrap(settings.model)
         self.targets: list[Target | OpTarget] | None = None
-        self.kept: Mapping[str, str] | None = None  # the reductions of a run that goes on
+        self.resumed: Mapping[str, str] | None = None  # of a run that goes on: key -> name of the reduction
         if settings.named is not None:
             self._target(settings.named)
         self.probe = settings.probe_set()
@@ -75,9 +76,12 @@ class Prober:
         self.targets = select(layers, named_modules(self.model), type(self.model).__name__)
 
     def keep(self, reductions: Mapping[str, str]) -> None:
-        """On resuming a run, keep its layers (the keys), unless the user named some: the default choice may differ."""
+        """Choose the layers of a run that is resumed (key -> reduction), unless the user named some.
+
+        The default choice of today may be another than that of the run.
+        """
         if self.settings.named is None and reductions:
-            self.kept = reductions
+            self.resumed = reductions
             self._target(list(reductions))
 
     def join_ranks(self) -> Ranks:
@@ -91,22 +95,19 @@ class Prober:
     @property
     def note(self) -> str:
         """A line of the printed plan that says how the layers were chosen, where nobody named them."""
-        if self.kept is not None:
+        if self.resumed is not None:
             return "layers: those that the run was started with"
         if not self.choice.words:
             return ""
-        pooled = any(layer.reduction.startswith("mean") for layer in self.layers)
-        means = (
-            "; maps and sequences as means, since reduce= says nothing" if pooled and self.choice.by != "leaves" else ""
-        )
+        pooled = self.choice.by != "leaves" and any(layer.reduction.startswith("mean") for layer in self.layers)
+        means = "; maps and sequences as means, since reduce= says nothing" if pooled else ""
         return f"layers: {self.choice.words}{means}; layers=, depth= for others"
 
     @property
     def device(self) -> torch.device:
-        """The device on which the forward pass runs."""
-        for tensor in () if self.members is None else self.members.tensors:
-            return tensor.device
-        return model_device(self.model)
+        """The device on which the forward pass runs: that of the members' state, if there is one, else the model's."""
+        state = [] if self.members is None else self.members.tensors
+        return state[0].device if state else model_device(self.model)
 
     def prepare(self) -> None:
         """Call `_prepare`, and once more with chunks of half the size where the device has too little memory."""
@@ -125,26 +126,26 @@ class Prober:
         # The first pass shows which modules run, the second what the captures of the plan give, and, with a flow,
         # which of them lies on every path from the input to the output.
         chunk = next(self.probe.chunks(self.batch_size))
+        inputs = chunk[2]
         first_call = checks.FirstCall(self._surroundings)
-        modules, rows = named_modules(self.model), len(chunk[2])
+        modules, rows = named_modules(self.model), len(inputs)
         follow = not is_sharded(self.model)
 
         # The 0 in what follows stands for the step, from which a pass has its random numbers.
         def watched(flow: Flow | None, ops: bool) -> Observation:
             """What runs in one pass over the chunk."""
             watcher = Watcher(modules, flow, ops=ops)
-            return self._undisturbed(0, lambda run: watcher.watch(lambda: run(chunk[2])), flow=flow)
+            return self._undisturbed(0, lambda run: watcher.watch(lambda: run(inputs)), flow=flow)
 
         ops = self.settings.functional or any(isinstance(t, OpTarget) for t in self.targets or ())
         seen = look(watched, ops=ops, follow=follow)
         first_call.refuse_new_weights()
         if self.targets is None:
-            blocks = self.settings.layers is not None
+            blocks = self.settings.layers is not None  # without targets it can be "blocks" alone
             self.choice = choose_calls(seen, blocks=blocks, depth=self.settings.depth)
         axis = None if self.members is None else self.members.axis
-        mask = chunk[2].mask
-        masked = None if mask is None else mask.shape[1]
-        planner = Planner(self.targets, self.choice, modules, seen, rows, self.settings, axis, masked, self.kept)
+        n_tokens = None if inputs.mask is None else inputs.mask.shape[1]
+        planner = Planner(self.targets, self.choice, modules, seen, rows, self.settings, axis, n_tokens, self.resumed)
         captures = planner.captures()
         scripted = dict.fromkeys(scripted_modules(self.model), "it is a TorchScript module, which takes no hooks")
         self.skipped = {**planner.skipped, **scripted}
@@ -166,33 +167,34 @@ class Prober:
     def _look_at_rows(self, rows: int) -> None:
         """Check on one chunk that a layer's rows follow their samples; ValueError where they do not."""
 
-        def once(inputs: Inputs, which: int, jolt: int | None = None, /) -> Captured:
+        def once(inputs: Inputs, random_state: int, perturb_seed: int | None = None, /) -> Captured:
             """A pass over the inputs without injected noise: layers and outputs, rows first, thinned for comparison."""
             outputs: dict[str, Tensor] = {}
 
             def watched(run: Run) -> Captured:
                 """What the captures give, and into `outputs` what the model returns."""
 
-                def forward(inputs: Inputs, which: int) -> None:
+                def forward(inputs: Inputs, pass_number: int) -> None:
                     """Run the model, and keep what it returned."""
-                    output = checks.with_jolted_embeddings(self.model, jolt, lambda: run(inputs, which))
+                    output = checks.with_perturbed_embeddings(
+                        self.model, perturb_seed, lambda: run(inputs, pass_number)
+                    )
                     outputs.update(checks.returned(output))
 
-                return self._capture_first(forward, self.captures, (0, len(inputs), inputs, which))
+                return self._capture_first(forward, self.captures, (0, len(inputs), inputs, random_state))
 
-            found = self._undisturbed(0, watched, noise_on=False)
+            captured = self._undisturbed(0, watched, noise_on=False)
             # Of a model that runs its members by itself, (members, rows, ...) becomes (rows, members, ...).
             members_first = self.members is not None and not self.stacked
-            rows_first = {k: v.movedim(1, 0) if members_first else v for k, v in found.values.items()}
-            return replace(found, values={k: checks.thinned(v) for k, v in rows_first.items()}, outputs=outputs)
+            rows_first = {k: v.movedim(1, 0) if members_first else v for k, v in captured.values.items()}
+            return replace(captured, values={k: checks.thinned(v) for k, v in rows_first.items()}, outputs=outputs)
 
-        kinds = [getattr(torch, la.dtype) for la in self.layers] + [p.dtype for p in self.model.parameters()]
-        if self.settings.autocast is not None:
-            kinds.append(self.settings.autocast)
-        allowed = checks.tolerance(kinds, self.device)
+        dtypes = [getattr(torch, la.dtype) for la in self.layers] + [p.dtype for p in self.model.parameters()]
+        dtypes += [] if self.settings.autocast is None else [self.settings.autocast]
+        rel_tol = checks.tolerance(dtypes, self.device)
         # In a job whose ranks pass together, none may make a pass more than the others.
         alone = self.ranks.share != "rows" and not is_sharded(self.model)
-        self.state = checks.look_at_rows(once, self.probe, rows, self.captures, allowed, alone=alone)
+        self.state = checks.look_at_rows(once, self.probe, rows, self.captures, rel_tol, alone=alone)
 
     def measure(self, step: int, allocate: Allocate) -> Captured:
         """A pass over the whole probe: each layer as it is now, with values (rows, *units), or why it is lost."""
@@ -200,14 +202,12 @@ class Prober:
         chunks = self.probe.chunks(self.batch_size)
         gone: dict[str, Exception] = {}
         for c in self.captures:
-            # A module may have been replaced since the last pass.
-            if c.named.name in modules:
-                c.named = modules[c.named.name]
-            else:
-                name = f"{printable(repr(c.layer.key))} is no longer part of {printable(type(self.model).__name__)}"
-                gone[c.layer.key] = ValueError(f"recorded layer {name}")
-        there = [c for c in self.captures if c.layer.key not in gone]
-        current = Pass(there, self.probe.samples, allocate, self.device, self.members)
+            c.named = modules.get(c.named.name, c.named)  # a module may have been replaced since the last pass
+            if c.named.name not in modules:
+                text = f"{printable(repr(c.layer.key))} is no longer part of {printable(type(self.model).__name__)}"
+                gone[c.layer.key] = ValueError(f"recorded layer {text}")
+        present = [c for c in self.captures if c.layer.key not in gone]
+        current = Pass(present, self.probe.samples, allocate, self.device, self.members)
         captured = self._undisturbed(step, lambda run: current.run(run, chunks, modules))
         if on_accelerator(self.device) and any(not on_accelerator(v.device) for v in captured.values.values()):
             torch.accelerator.synchronize(self.device)  # the copies into host memory
@@ -222,14 +222,17 @@ class Prober:
 
     def _capture_first(self, run: Run, captures: Sequence[Capture], chunk: Chunk, flow: Flow | None = None) -> Captured:
         """What the captures give on one chunk; of members with a stacked state only the first runs."""
-        first = None if self.stacked else self.members
-        current = Pass(captures, len(chunk[2]), _fresh, self.device, first, flow)
+        members = None if self.stacked else self.members
+        current = Pass(captures, len(chunk[2]), Pool().take, self.device, members, flow)
         return current.run(run, [chunk], named_modules(self.model))
 
     def _undisturbed(
         self, step: int, work: Callable[[Run], T], *, noise_on: bool = True, flow: Flow | None = None
     ) -> T:
-        """Return `work(run)`, leaving model and random state as they were; run(inputs, pass) is one forward pass."""
+        """Return `work(run)`, leaving model and random state as they were; run(inputs, pass number) is a forward pass.
+
+        Without `noise_on` layers add none of the noise that was injected; `flow` follows what depends on the inputs.
+        """
         device = self.device
 
         def started() -> T:
@@ -240,27 +243,24 @@ class Prober:
         try:
             return self._surroundings.undisturbed(started, device)
         except Exception as error:
-            note = f"while recording step {step} on the probe set"
-            if isinstance(error, torch.OutOfMemoryError):
-                note += (
-                    f" in chunks of {self.batch_size} samples; take a smaller probe_batch_size, or reduce large layers"
-                )
-            error.add_note(note)
+            advice = f" in chunks of {self.batch_size} samples; take a smaller probe_batch_size, or reduce large layers"
+            no_memory = isinstance(error, torch.OutOfMemoryError)
+            error.add_note(f"while recording step {step} on the probe set{advice if no_memory else ''}")
             raise
 
     def _run(self, step: int, device: torch.device, noise_on: bool, flow: Flow | None) -> Run:
-        """The function `run(inputs, pass)` that runs the model; each pass has random numbers of its own."""
+        """Return the function `run(inputs, pass number)` that runs the model; each pass has its own random numbers."""
         weights = self.model.parameters() if self.members is None else self.members.tensors or self.model.parameters()
         dtypes = frozenset(p.dtype for p in weights if p.is_floating_point())
-        current: int | None = None  # the pass under way: its chunks draw on from one another
+        current: int | None = None  # the pass under way: the chunks of one draw on from the same random numbers
 
         @stepwise
-        def run(inputs: Inputs, which: int = 0, outputs: Callable[[], list[Tensor]] | None = None) -> Any:
-            """The model's output in pass number `which`; with members under vmap what `outputs` gave for all."""
+        def run(inputs: Inputs, pass_number: int = 0, outputs: Callable[[], list[Tensor]] | None = None) -> Any:
+            """The model's output in this pass; with members under vmap what `outputs()` gave inside, of all members."""
             nonlocal current
-            if which != current:
-                current = which
-                seed = np.random.SeedSequence([self.settings.seed, step, which]).generate_state(1, np.uint32)[0]
+            if pass_number != current:
+                current = pass_number
+                seed = np.random.SeedSequence([self.settings.seed, step, pass_number]).generate_state(1, np.uint32)[0]
                 generator = seed_generators(device, int(seed))
                 draw_noise_from(self.model, generator if noise_on else "off")
             moved = inputs.to(device, dtypes)
@@ -270,34 +270,31 @@ class Prober:
                 if outputs is None:
                     return self.members.run_first(self.model, moved)
                 return self.members.run_all(self.model, moved, outputs)
-            if self.settings.forward is not None:
-                return self.settings.forward(self.model, *moved.args, **moved.kwargs)
-            return self.model(*moved.args, **moved.kwargs)
+            forward = self.model if self.settings.forward is None else partial(self.settings.forward, self.model)
+            return forward(*moved.args, **moved.kwargs)
 
         return run
 
     def _markov(self, parents: dict[int, frozenset[int]]) -> bool | list[str]:
-        """Whether the layers form a Markov chain; else the keys of those that do, or False."""
-        cutting = [i for i, c in enumerate(self.captures) if is_lossless(c.reduction, c.layer.raw_shape)]
-        chained = markov_chain(parents, cutting)
+        """True if all layers form a Markov chain, else the keys of two or more that do, or False.
+
+        `parents` has the layers, by their number, on which each depends directly.
+        """
+        lossless = [i for i, c in enumerate(self.captures) if is_lossless(c.reduction, c.layer.raw_shape)]
+        chained = markov_chain(parents, lossless)
         if len(chained) < 2:
             return False
         return len(chained) == len(self.layers) or [self.layers[i].key for i in chained]
 
     def _warn_of_layers(self, modules: Mapping[str, Named]) -> None:
         """Warn of layers that are not recorded, and of those that depend on the size of the chunks."""
-        lost = {n: why for n, why in self.skipped.items() if "passes its input on" not in why}
-        if lost:
-            name, why = next(iter(lost.items()))
-            warn(f"{len(lost)} layers are not recorded (all in recorder.skipped), first {name!r}: {why}")
+        missing = {n: why for n, why in self.skipped.items() if "passes its input on" not in why}
+        if missing:
+            name, why = next(iter(missing.items()))
+            warn(f"{len(missing)} layers are not recorded (all in recorder.skipped), first {name!r}: {why}")
         norms = [n for n, m in modules.items() if isinstance(m.module, _BatchNorm) and m.module.running_mean is None]
         if norms:
             warn(
                 f"layer {norms[0]!r} normalises by the statistics of each batch: activations depend on "
                 f"probe_batch_size={self.batch_size}"
             )
-
-
-def _fresh(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Memory on the CPU for the values of one chunk."""
-    return torch.empty(shape, dtype=dtype, device="cpu")
