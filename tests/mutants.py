@@ -511,7 +511,7 @@ STORE = [
     Mutant(
         "a run goes on with another probe",
         "store/_directory.py",
-        "if record.probe_digest != found:",
+        "if record.probe_digest != digest:",
         "if False:",
         "store/test_writer.py::test_another_probe_is_refused",
     ),

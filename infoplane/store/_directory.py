@@ -80,58 +80,60 @@ class Ledger:
         self._write(replace=False)
 
     def _write(self, *, replace: bool = True) -> None:
-        """Write the session's file; without `replace`, FileExistsError where another process has this session."""
+        """Write the session's file; without `replace`, raise FileExistsError where another process wrote it already."""
         name = session_file(self.record.session, self.record.rank)
         files.publish(self.path / SESSIONS_DIR, name, [self.record.dump()], replace=replace)
 
     def drop(self, steps: Iterable[int], error: BaseException) -> None:
-        """Note that these steps are lost, and why."""
+        """Note in memory that these steps are lost, and through which error; `save` writes it."""
+        # A new dictionary: another thread may be reading the old one.
         self.dropped = self.dropped | {step: f"{type(error).__name__}: {error}" for step in steps}
         self.unsaved = True
 
     def annotate(self, notes: Mapping[str, Any]) -> None:
         """Add notes to the session's file and write it, now or when writing works again."""
         with self._saving:
+            # By way of JSON: what cannot be written is refused here, and tuples become lists, as they will be read.
             self.record.notes = self.record.notes | load_json(canonical_json(dict(notes), "notes"))
             self.unsaved = True
         self.save()
 
     def close(self, stalled_seconds: float) -> None:
-        """Note that the session was closed, and write what is not written yet."""
+        """Note that the session was closed, and write everything that is not written yet."""
         self.record.closed = True
         self.record.stalled_seconds = round(stalled_seconds, 3)
         self.unsaved = True
         self.list_shards()
 
     def list_shards(self) -> None:
-        """Append what waits for the manifest, and write the session's file where it changed."""
+        """Append the lines in `unlisted` to the manifest, and write the session's file if it changed."""
         try:
             if self.unlisted:
                 self._journal.append(self.unlisted)
                 self.unlisted = []
-        except OSError as error:
+        except OSError as error:  # the lines stay in `unlisted`, for the next call
             self.error = error
         self.save()
 
     def save(self) -> None:
-        """Write the session's file where it changed."""
+        """Write the session's file if it changed; if that fails, an empty file whose name has the lost steps."""
         with self._saving:
             if not self.unsaved:
                 return
             self.record.dropped = [{"step": s, "reason": why} for s, why in self.dropped.items()]
+            mark = ""
             try:
                 self._write()
+                self.unsaved = False
             except OSError as error:
                 self.error = error
-                # A full disk still takes a name.
-                steps = (min(self.dropped), max(self.dropped)) if self.dropped else None
-                self._set_mark(dropped_file(self.record.session, self.record.rank, *steps) if steps else "")
-            else:
-                self.unsaved = False
-                self._set_mark("")
+                if self.dropped:  # a full disk still takes an empty file, whose name says which steps are lost
+                    steps = min(self.dropped), max(self.dropped)
+                    mark = dropped_file(self.record.session, self.record.rank, *steps)
+            self._set_mark(mark)
 
     def _set_mark(self, name: str) -> None:
-        """Leave an empty file of this name in the place of the one before; "" only removes that one."""
+        """Make an empty file of this name and remove the one made before; with "" only remove that."""
         if name == self.mark:
             return
         with contextlib.suppress(OSError):
@@ -142,7 +144,7 @@ class Ledger:
                 (self.path / old).unlink()
 
     def losses(self) -> list[str]:
-        """Words for everything that is still not written at the end of the session."""
+        """Return a sentence for a warning on each thing that is still not written when the session ends."""
         out = []
         if self.uncertain:
             out.append(f"what was written may not survive a power failure ({self.error})")
@@ -156,7 +158,7 @@ class Ledger:
         return out
 
     def _cost_of_unsaved(self) -> str:
-        """Words for the harm done where the session's file could not be written at the end."""
+        """Return words for a warning: what a reader of the run will not know without the session's file."""
         if not self.dropped:
             return "it reads as if the session had not been closed, which costs nothing"
         steps, were = step_words(self.dropped), "was" if len(self.dropped) == 1 else "were"
@@ -178,13 +180,16 @@ def open_directory(
     may_differ: Collection[str],
     join_seconds: float,
 ) -> Ledger:
-    """A new session in a directory: locked for this rank, its run made, replaced, or checked to be the same one."""
+    """Begin a session of one rank: lock the directory, make, replace or check its run, and write the session's file.
+
+    Return the ledger that keeps that file. The parameters are those of StoreWriter.
+    """
     check_probe(probe)
     settings = load_json(canonical_json(dict(settings), "settings"))  # tuples as lists, as they will be read
-    found = probe_digest(probe, inputs_digest(probe))
+    digest = probe_digest(probe, inputs_digest(probe))
     if rank > 0:
-        none = f"no {RUN_FILE} in {path} after {join_seconds:g} s; open the writer of rank 0 first"
-        _wait_for((path / RUN_FILE).exists, join_seconds, none)
+        late = f"no {RUN_FILE} in {path} after {join_seconds:g} s; open the writer of rank 0 first"
+        _wait_for((path / RUN_FILE).exists, join_seconds, late)
     else:
         path.mkdir(parents=True, exist_ok=True)
     lock = _lock(path, rank)
@@ -202,14 +207,16 @@ def open_directory(
                     f"{path} already holds a run of {run.created}; pass resume=True to "
                     "continue it, overwrite=True to replace it, or choose another directory"
                 )
-            _check_same(path, run, settings, found, may_differ)
+            _check_same(path, run, settings, digest, may_differ)
             if resume:
-                last_step = _recover(path, rank)
+                store = ActivationStore(path)
+                _rebuild_manifest(store, rank)
+                last_step = max(store.steps(), default=None)
         else:
-            run = _create(path, probe, settings, found)
+            run = _create(path, probe, settings, digest)
         record = SessionRecord(
             run_id=run.run_id,
-            session=_number(path, rank, session, join_seconds),
+            session=_session_number(path, rank, session, join_seconds),
             rank=rank,
             world_size=world_size,
             created=_now(),
@@ -225,7 +232,7 @@ def open_directory(
 
 
 def _lock(path: Path, rank: int) -> files.PidLock:
-    """The lock of one rank, which has one writer; StoreError where another process holds it."""
+    """Take the lock of one rank, and warn where a dead process left it; StoreError where a living process holds it."""
     try:
         lock = files.PidLock(path / lock_file(rank), rank=rank)
     except files.Locked as held:
@@ -235,15 +242,15 @@ def _lock(path: Path, rank: int) -> files.PidLock:
     return lock
 
 
-def _create(path: Path, probe: Probe, settings: dict[str, Any], found: str) -> RunRecord:
-    """The record of a new run, once its probe and then run.json are written; StoreError where shards are there."""
+def _create(path: Path, probe: Probe, settings: dict[str, Any], digest: str) -> RunRecord:
+    """Write probe.h5 and then run.json of a new run, and return its record; StoreError where there are shards."""
     if any((path / SHARDS_DIR).iterdir()):
         raise StoreError(f"{path} has shards but no {RUN_FILE}; choose another directory, or put the file back")
     record = RunRecord(
         format_version=version_of(probe),
         run_id=uuid.uuid4().hex[:12],
         created=_now(),
-        probe_digest=found,
+        probe_digest=digest,
         samples=probe.samples,
         settings=settings,
     )
@@ -255,39 +262,31 @@ def _create(path: Path, probe: Probe, settings: dict[str, Any], found: str) -> R
 
 
 def _check_same(
-    path: Path, record: RunRecord, settings: Mapping[str, Any], found: str, may_differ: Collection[str]
+    path: Path, record: RunRecord, settings: Mapping[str, Any], digest: str, may_differ: Collection[str]
 ) -> None:
-    """Raise StoreError with the first difference between the run on disk and the one that is to be recorded."""
-    if record.probe_digest != found:
-        raise StoreError(f"{path} was recorded with another probe: digest {record.probe_digest} there, {found} now")
-    old = {k: v for k, v in record.settings.items() if k not in may_differ}
-    new = {k: v for k, v in settings.items() if k not in may_differ}
-    for field, a, b in _differences(old, new):  # the first of them is said
+    """Raise StoreError if the run on disk has another probe, or a setting that differs and is not in `may_differ`."""
+    if record.probe_digest != digest:
+        raise StoreError(f"{path} was recorded with another probe: digest {record.probe_digest} there, {digest} now")
+    old = {name: value for name, value in record.settings.items() if name not in may_differ}
+    new = {name: value for name, value in settings.items() if name not in may_differ}
+    for field, before, now in _differences(old, new):  # raises for the first one
         raise StoreError(
-            f"{path} was recorded with {field} = {a!r:.200}, now it is {b!r:.200}; "
+            f"{path} was recorded with {field} = {before!r:.200}, now it is {now!r:.200}; "
             "use the old value or record into another directory"
         )
 
 
 def _differences(old: Any, new: Any, field: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Yield (field, old value, new value) wherever two JSON values differ."""
+    """Yield (field, old value, new value) wherever two JSON values differ; inner fields are named `outer.inner`."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in old | new:
             yield from _differences(old.get(key), new.get(key), f"{field}.{key}" if field else str(key))
-    elif type(old) is not type(new) or old != new:
+    elif type(old) is not type(new) or old != new:  # True == 1, but they are different settings
         yield field, old, new
 
 
-def _recover(path: Path, rank: int) -> int | None:
-    """Rebuild this rank's manifest where it and the shards disagree; return the last complete step, None for none."""
-    store = ActivationStore(path)
-    _rebuild_manifest(store, rank)
-    steps = store.steps()
-    return steps[-1] if steps else None
-
-
 def _rebuild_manifest(store: ActivationStore, rank: int) -> None:
-    """Write the manifest of one rank anew when lines are damaged or shards are not listed."""
+    """Write the manifest of one rank anew if lines of it are damaged, or shards of that rank are not listed."""
     path, old = store.path / manifest_file(rank), Manifest()
     if path.exists() or path.is_symlink():
         try:
@@ -301,21 +300,21 @@ def _rebuild_manifest(store: ActivationStore, rank: int) -> None:
 
 
 def _line(path: Path, shard: Shard) -> bytes:
-    """The manifest's line about a shard, made from the file itself."""
+    """Return the manifest's line about a shard, with the size and digest of the file as it is now."""
     name, rank, session, steps = str(shard.name), shard.name.rank, shard.name.session, tuple(shard.step.tolist())
     with files.opened(path / SHARDS_DIR / name) as fd:
-        size, found = files.file_digest(fd)
-    return ManifestEntry(name=name, size=size, xxh3_128=found, rank=rank, session=session, steps=steps).line()
+        size, digest = files.file_digest(fd)
+    return ManifestEntry(name=name, size=size, xxh3_128=digest, rank=rank, session=session, steps=steps).line()
 
 
 def _sweep(path: Path, rank: int) -> None:
-    """Remove unfinished files of earlier writers of this rank. The caller holds its lock, so these have ended."""
+    """Remove unfinished files of earlier writers of this rank. The caller holds its lock, so those have ended."""
 
     def dead(name: str, pid: int) -> bool:
-        """Whether an unfinished file of this name and process was left by a dead writer of this rank."""
+        """Whether the temporary file that process `pid` made to become `name` is of a writer of this rank, now dead."""
         if (writer := _writer_of(name)) is not None:
             return writer[1] == rank
-        if name in (RUN_FILE, PROBE_FILE):
+        if name in (RUN_FILE, PROBE_FILE):  # which rank 0 writes
             return rank == 0
         if name == lock_file(rank):  # another process that is alive is about to find the lock taken
             return not files.alive(pid)
@@ -326,38 +325,39 @@ def _sweep(path: Path, rank: int) -> None:
 
 
 def _writer_of(name: str) -> tuple[int, int] | None:
-    """The session and rank that wrote a shard or a session's file, going by its name; None for other files."""
+    """Return (session, rank) of the process that wrote a shard or a session's file, from its name; None for others."""
     shard = ShardName.parse(name)
     return parse_session_file(name) if shard is None else (shard.session, shard.rank)
 
 
-def _sessions(path: Path) -> dict[int, set[int]]:
-    """Session number -> ranks that have a file in it."""
-    out: dict[int, set[int]] = {}
+def _ranks_by_session(path: Path) -> dict[int, set[int]]:
+    """Return, for the number of each session, the ranks that have written a file in it."""
+    ranks: dict[int, set[int]] = {}
     for directory in (SESSIONS_DIR, SHARDS_DIR):
         for entry in (path / directory).iterdir():
             if (writer := _writer_of(entry.name)) is not None:
-                out.setdefault(writer[0], set()).add(writer[1])
-    return out
+                ranks.setdefault(writer[0], set()).add(writer[1])
+    return ranks
 
 
-def _number(path: Path, rank: int, session: int | None, join_seconds: float) -> int:
-    """The number of this session: rank 0 takes a new one; the others wait for that of rank 0, or raise StoreError."""
+def _session_number(path: Path, rank: int, told: int | None, join_seconds: float) -> int:
+    """Return a new number for rank 0; for others wait for its session, the one `told` or the newest, or StoreError."""
 
-    def joined() -> int:
-        """The session of rank 0 that this rank can join; 0 where there is none yet."""
-        known = _sessions(path)
-        number = max((s for s, ranks in known.items() if 0 in ranks), default=0)
-        if session is not None:
-            number = session if 0 in known.get(session, set()) else 0
-        found = number and rank not in known[number] and (session is not None or files.is_held(path / lock_file(0)))
-        return number if found else 0
+    def joinable() -> int:
+        """Return the session of rank 0 that this rank can join; 0 where there is none yet."""
+        ranks = _ranks_by_session(path)
+        newest = max((number for number in ranks if 0 in ranks[number]), default=0)
+        number = newest if told is None else told
+        if 0 not in ranks.get(number, ()) or rank in ranks[number]:
+            return 0
+        # The newest one may be of a process that has ended; a session that this rank was told of is not.
+        return number if told is not None or files.is_held(path / lock_file(0)) else 0
 
-    none = (
+    late = (
         f"rank {rank} found no session of rank 0 to join in {path} within {join_seconds:g} s; "
         "open the writer of rank 0 first"
     )
-    number = max(_sessions(path), default=0) + 1 if rank == 0 else _wait_for(joined, join_seconds, none)
+    number = max(_ranks_by_session(path), default=0) + 1 if rank == 0 else _wait_for(joinable, join_seconds, late)
     if number > MAX_SESSIONS:
         raise StoreError(f"{path} has {MAX_SESSIONS} sessions already; record into another directory")
     return number
@@ -375,7 +375,7 @@ def _remove_run(path: Path) -> None:
     for name in (SESSIONS_DIR, SHARDS_DIR):
         if (path / name).is_symlink():
             raise StoreError(f"{path / name} is a link, and overwrite=True removes nothing outside of {path}")
-    strange = [e.name for e in (path / SHARDS_DIR).iterdir() if not _is_shard(e.name)]
+    strange = [entry.name for entry in (path / SHARDS_DIR).iterdir() if ShardName.parse(entry.name) is None]
     if strange:
         raise StoreError(f"{path / SHARDS_DIR} holds {strange[0]!r}, which is no shard; move it away first")
     if not _is_closed(path / SESSIONS_DIR):
@@ -385,15 +385,11 @@ def _remove_run(path: Path) -> None:
     if held is not None:
         raise StoreError(f"{path} is being written ({held} is held); wait for it, or stop it")
     # The order lets a removal that was cut short be made again: with run.json in its place this still is a run.
-    _remove(path / SHARDS_DIR, _is_shard)
-    _remove(path, lambda name: name in RESULTS or is_manifest_file(name) or parse_dropped_file(name) is not None)
-    _remove(path / SESSIONS_DIR, lambda name: parse_session_file(name) is not None)
+    _remove(path / SHARDS_DIR, ShardName.parse)
+    _remove(path, lambda name: name in RESULTS or is_manifest_file(name) or parse_dropped_file(name))
+    _remove(path / SESSIONS_DIR, parse_session_file)
     _remove(path, lambda name: name in (PROBE_FILE, RUN_FILE))
     files.sync_directory(path)
-
-
-def _is_shard(name: str) -> bool:
-    return ShardName.parse(name) is not None
 
 
 def _is_closed(sessions: Path) -> bool:
@@ -404,22 +400,23 @@ def _is_closed(sessions: Path) -> bool:
     return all(SessionRecord.load(files.read_file(entry), entry.name).closed for entry in last)
 
 
-def _remove(directory: Path, ours: Callable[[str], bool]) -> None:
-    """Remove the files whose names `ours` accepts, in the order of their names: run.json after probe.h5."""
+def _remove(directory: Path, is_ours: Callable[[str], object]) -> None:
+    """Remove the files for whose names `is_ours` gives something true, in the order of names: run.json the last."""
     for entry in sorted(directory.iterdir()):
-        if ours(entry.name):
+        if is_ours(entry.name):
             entry.unlink()
 
 
-def _wait_for(found: Callable[[], int], join_seconds: float, otherwise: str) -> int:
-    """Call `found` until its result is not 0, and return that; StoreError where none comes in time."""
-    deadline = time.monotonic() + join_seconds
-    while not (result := found()):
+def _wait_for(find: Callable[[], int], seconds: float, message: str) -> int:
+    """Call `find` again and again until its result is not 0 (or False), and return that; StoreError if none in time."""
+    deadline = time.monotonic() + seconds
+    while not (result := find()):
         if time.monotonic() > deadline:
-            raise StoreError(otherwise)
+            raise StoreError(message)
         time.sleep(POLL_SECONDS)
     return result
 
 
 def _now() -> str:
+    """Return the time in UTC as text, as the records of runs and sessions hold it."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import io
+import itertools
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -81,6 +82,7 @@ class Extent:
         return int(TYPES[self.type].get_size()) * math.prod(self.shape)
 
     def read(self, source: Source) -> bytes:
+        """Return the bytes of the array from the file that `source` reads."""
         return source.read(self.offset, self.nbytes)
 
 
@@ -94,23 +96,24 @@ class _Image(io.BytesIO):
     metadata_end = 1 << 62  # set by `plan`: what is written from there on is arrays
 
     def write(self, data: Any) -> int:
-        """Keep metadata; of arrays, only move on by as many bytes."""
+        """Keep what is metadata; for what belongs to an array only move on by as many bytes."""
         if self.tell() < self.metadata_end:
             return super().write(data)
         self.seek(len(data), io.SEEK_CUR)
         return len(data)
 
     def truncate(self, size: int | None = None) -> int:
+        """Note how long the whole file is, arrays included, without making it so."""
         self.size = self.tell() if size is None else size
         return self.size
 
     def slice(self, start: int, stop: int) -> bytes:
-        """The bytes from `start` to `stop`; zeros where HDF5 has written none."""
+        """Return the bytes from `start` to `stop` of the metadata; zeros where HDF5 has written none."""
         return bytes(self.getbuffer()[start:stop]).ljust(stop - start, b"\0")
 
 
 def _create_hdf5(image: _Image) -> Any:
-    """An HDF5 file in memory, open for writing. Runs' files all begin here: h5py never opens one on disk."""
+    """Return an empty HDF5 file, open for writing, that h5py writes into `image` and never on a disk."""
     access = h5p.create(h5p.FILE_ACCESS)
     access.set_fileobj_driver(h5fd.fileobj_driver, image)
     access.set_fclose_degree(h5f.CLOSE_STRONG)  # closing the file closes all that is open in it
@@ -127,8 +130,8 @@ class FileLayout:
     extents: Mapping[str, Extent]
 
     def pieces(self, contents: Mapping[str, Sequence[Any]]) -> Iterator[memoryview]:
-        """Yield the bytes of the file in order; `contents` has the buffers of every array by name, in order."""
-        at = 0
+        """Yield the bytes of the file in order; `contents` holds, by name, the buffers that together are an array."""
+        at = 0  # how many bytes of the file have been given
         for name, extent in sorted(self.extents.items(), key=lambda item: item[1].offset):
             if not extent.nbytes:
                 continue
@@ -145,7 +148,7 @@ class FileLayout:
 
 @functools.lru_cache(maxsize=8)  # most shards of a run have the layout of the one before
 def plan(*named: tuple[str, tuple[str, tuple[int, ...]]]) -> FileLayout:
-    """The layout of a file with these arrays (name, (type, shape)), all contiguous, metadata at the front."""
+    """Lay out a file with these arrays, pairs of name and (type, shape): each in one piece, behind the metadata."""
     arrays = dict(named)
     image = _Image()
     file = _create_hdf5(image)
@@ -163,25 +166,25 @@ def plan(*named: tuple[str, tuple[str, tuple[int, ...]]]) -> FileLayout:
     h5f.flush(file)
     image.metadata_end = len(image.getbuffer())
     extents = {}
-    scalar, zero = h5s.create_simple((1,)), np.zeros(1, np.int64)
+    one_element, zero = h5s.create_simple((1,)), np.zeros(1, np.int64)
     for name, dataset in datasets.items():
         kind, shape = arrays[name]
         if all(shape):
             space = dataset.get_space()
             space.select_elements(np.zeros((1, len(shape)), np.int64))
-            dataset.write(scalar, space, zero, mtype=h5t.NATIVE_INT64)
-        extents[name] = Extent(dataset.get_offset() or 0, shape, kind)
-    del dataset, datasets
+            dataset.write(one_element, space, zero, mtype=h5t.NATIVE_INT64)
+        extents[name] = Extent(dataset.get_offset() or 0, shape, kind)  # an array without elements has no offset
+    del dataset, datasets  # what is open in it would keep the file open
     file.close()
     return FileLayout(image, extents)
 
 
-# Layouts that `parse` has accepted: size of the file, (offset, content) of the blocks of metadata, place of each array.
-_known: deque[tuple[int, list[tuple[int, bytes]], dict[str, Extent]]] = deque(maxlen=16)
+# Layouts that `parse` has accepted: size of the file, offset -> content of its blocks of metadata, place of each array.
+_known: deque[tuple[int, dict[int, bytes], dict[str, Extent]]] = deque(maxlen=16)
 
 
 def parse(source: Source, check_meta: Callable[[bytes], dict[str, Any]]) -> tuple[dict[str, Extent], dict[str, Any]]:
-    """The place of every array by name, and what `check_meta` makes of the bytes of `meta`.
+    """Return the place of every array by name, and what `check_meta` makes of the bytes of the array `meta`.
 
     `meta` is looked at first, so that a newer format is recognised whatever else it holds. Nothing that
     the walk has not accepted is read. Raises StoreError with the reason; the caller names the file.
@@ -191,7 +194,7 @@ def parse(source: Source, check_meta: Callable[[bytes], dict[str, Any]]) -> tupl
     most of them a comparison of bytes is enough.
     """
     for size, trace, extents in reversed(_known):
-        if size == source.size and all(source.read(at, len(data)) == data for at, data in trace):
+        if size == source.size and all(source.read(at, len(data)) == data for at, data in trace.items()):
             return extents, check_meta(extents["meta"].read(source))
     blocks = MetadataBlocks(source)
     extents, meta = _walk(blocks, check_meta)
@@ -203,9 +206,9 @@ def parse(source: Source, check_meta: Callable[[bytes], dict[str, Any]]) -> tupl
 def _walk(
     blocks: MetadataBlocks, check_meta: Callable[[bytes], dict[str, Any]]
 ) -> tuple[dict[str, Extent], dict[str, Any]]:
-    """The place of every array by name, and the checked `meta`; StoreError for what the format does not allow."""
+    """Read all metadata; return each array's place by name, and the checked `meta`; StoreError for a foreign file."""
     root = read_header(blocks, blocks.superblock(), "the root group")
-    found = links(blocks, root, MAX_OBJECTS)
+    found = links(blocks, root, MAX_OBJECTS)  # name -> address
     if "meta" not in found:
         raise StoreError("no object 'meta' in it; not a file of this format")
     extents = {"meta": _dataset(blocks, "meta", _object(blocks, "meta", found.pop("meta")))}
@@ -224,14 +227,14 @@ def _walk(
 
 
 def _object(blocks: MetadataBlocks, name: str, address: int | None) -> Header:
-    """The header of an object that a group links to; StoreError where the link is not a hard one."""
+    """Return the header of an object in a group; StoreError for no address: the link is not a hard one."""
     if address is None:
         raise StoreError(f"{shown(name)} is not a hard link")
     return read_header(blocks, address, shown(name))
 
 
 def _acts(blocks: MetadataBlocks, group: Header) -> dict[str, Extent]:
-    """The places of the activations: datasets 0000, 0001, ... in one group."""
+    """Return the places of the arrays in the group of activations by name; StoreError unless named 0000, 0001, ..."""
     if not group.is_group:
         raise StoreError(f"{ACTS} must be a group")
     if group.has_attributes:
@@ -245,7 +248,7 @@ def _acts(blocks: MetadataBlocks, group: Header) -> dict[str, Extent]:
 
 
 def _dataset(blocks: MetadataBlocks, name: str, header: Header) -> Extent:
-    """The place of one array, which must be contiguous, of a known type, and within the file."""
+    """Return the place of an array; StoreError unless it is in one piece, of a known type, and within the file."""
     if header.is_group or not {DATASPACE, DATATYPE, LAYOUT} <= header.messages.keys():
         raise StoreError(f"{shown(name)} is not a dataset")
     if header.has_attributes:
@@ -257,12 +260,13 @@ def _dataset(blocks: MetadataBlocks, name: str, header: Header) -> Extent:
     if EXTERNAL in header.messages or FILTERS in header.messages:
         raise StoreError(f"{shown(name)} has external storage or filters; neither is allowed")
     offset, stored = layout.number(8), layout.number(8)
-    # The element type is found by comparison with the whole list: a description of the same bytes.
+    # The type is found by comparison with the whole list. The first byte has the version (1 to 3) and the class.
     described = header.one(DATATYPE).data
-    element = _ENCODED.get((described[0] & 15, described[1:])) if described and described[0] >> 4 in (1, 2, 3) else None
-    if element is None:
+    known = described and described[0] >> 4 in (1, 2, 3)
+    element_type = _ENCODED.get((described[0] & 15, described[1:])) if known else None
+    if element_type is None:
         raise StoreError(f"{shown(name)} has an element type that is not allowed")
-    extent = Extent(0 if offset == UNDEFINED else offset, _shape(name, header.one(DATASPACE)), element)
+    extent = Extent(0 if offset == UNDEFINED else offset, _shape(name, header.one(DATASPACE)), element_type)
     # The first 48 bytes are the superblock.
     if extent.nbytes and not 48 <= extent.offset <= blocks.source.size - extent.nbytes:
         raise StoreError(f"{shown(name)} {extent.shape} does not fit into the file's {blocks.source.size} bytes")
@@ -272,13 +276,14 @@ def _dataset(blocks: MetadataBlocks, name: str, header: Header) -> Extent:
 
 
 def _shape(name: str, space: Fields) -> tuple[int, ...]:
-    """The shape that a header states; StoreError for one that may grow or that no array can have."""
+    """Return the shape of an array from its message `space`; StoreError if it may grow, or no array can have it."""
     space.expect(1, 2, name="version of the shape")
-    rank, limited, kind = space.number(1), space.expect(1, 0, 1, name="flags of the shape"), space.number(1)
+    rank, with_limits, kind = space.number(1), space.expect(1, 0, 1, name="flags of the shape"), space.number(1)
     if kind != 1:  # 0: a single value, 2: nothing
         raise StoreError(f"{shown(name)} has no simple shape")
     shape = tuple(space.number(8) for _ in range(rank))
-    if limited and shape != tuple(space.number(8) for _ in range(rank)):
+    # Limits to which the axes may grow follow: an array cannot grow where they are its shape.
+    if with_limits and shape != tuple(space.number(8) for _ in range(rank)):
         raise StoreError(f"{shown(name)} is resizable")
     # Without elements no size of the file holds the other lengths down, and numpy has limits of its own.
     if rank > _MAX_RANK or math.prod(max(n, 1) for n in shape) > _MAX_ELEMENTS:
@@ -287,11 +292,9 @@ def _shape(name: str, space: Fields) -> tuple[int, ...]:
 
 
 def _check_disjoint(blocks: MetadataBlocks, extents: Mapping[str, Extent]) -> None:
-    """Raise StoreError where two arrays share bytes, or an array does with what describes it."""
+    """Raise StoreError if two arrays share bytes, or an array shares some with the metadata."""
     spans = [(e.offset, e.offset + e.nbytes, shown(name)) for name, e in extents.items() if e.nbytes]
-    spans += [(at, at + len(data), "the file's own index") for at, data in blocks.trace]
-    end, last = 0, ""
-    for start, stop, name in sorted(spans):
-        if start < end:
-            raise StoreError(f"{name} and {last} overlap")
-        end, last = stop, name
+    spans += [(at, at + len(data), "the file's own index") for at, data in blocks.trace.items()]
+    for (_, stop, before), (start, _, name) in itertools.pairwise(sorted(spans)):
+        if start < stop:
+            raise StoreError(f"{name} and {before} overlap")

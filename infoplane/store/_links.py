@@ -28,31 +28,31 @@ _MAX_DEPTH = 8
 _MAX_NAME = 1 << 12
 
 
-Link = tuple[str, int | None]
-"""One name in a group and the address of the object's header; None for everything but a hard link."""
-
-
 def links(blocks: MetadataBlocks, group: Header, limit: int) -> dict[str, int | None]:
-    """Name -> address of the object's header; None for a link of another kind, which the caller refuses."""
+    """Return the address of every object in a group by its name; None for a link that is not a hard one.
+
+    StoreError for more than `limit` objects, and for what the format does not allow.
+    """
     if SYMBOL_TABLE in group.messages or LINK_INFO not in group.messages:
         raise StoreError(f"{group.what} is a group of the old kind (symbol table); only new ones are allowed")
     info = group.one(LINK_INFO)
     info.expect(1, 0, name="version of the link info")
+    # Bit 0 of the flags: the highest number of the order of creation stands here.
     info.take(8 if info.expect(1, 0, 1, 2, 3, name="flags of the link info") & 1 else 0)
-    heap, names = info.number(8), info.number(8)
+    heap_address, tree_address = info.number(8), info.number(8)
     found = [_link(Fields(message, group.what)) for message in group.messages.get(LINK, ())]
-    if heap != UNDEFINED:
-        tree, objects = NameTree(blocks, names, group.what), Heap(blocks, heap, group.what)
-        _check_count(tree.count, limit)
-        found += [_link(Fields(objects[record[4:]], f"a link of {group.what}")) for record in tree.records()]
+    if heap_address != UNDEFINED:  # many links: a tree whose records say where in the heap each link lies
+        tree, heap = NameTree(blocks, tree_address, group.what), Heap(blocks, heap_address, group.what)
+        _check_count(tree.count, limit)  # before so many are read
+        found += [_link(Fields(heap[record[4:]], f"a link of {group.what}")) for record in tree.records()]
     _check_count(len(found), limit)
     if len(dict(found)) < len(found):
         raise StoreError(f"{group.what} has two objects of one name")
     return dict(found)
 
 
-def _link(fields: Fields) -> Link:
-    """Name and address in a link message, which lies in a header or in a heap; no address unless it is a hard link."""
+def _link(fields: Fields) -> tuple[str, int | None]:
+    """Read a link's message: return the name, and the address of the object, None unless it is a hard link."""
     fields.expect(1, 1, name="version of a link")
     # Bits 0 and 1: bytes of the length of the name (1, 2, 4, 8); 2: order of creation; 3: kind; 4: character set.
     flags = fields.number(1)
@@ -71,16 +71,19 @@ def _check_count(count: int, limit: int) -> None:
         raise StoreError(f"{count} objects in one group, at most {limit} allowed")
 
 
-def _width(limit: int) -> int:
-    """Bytes that a number up to `limit` takes in a node of a B-tree."""
-    return (max(limit, 1).bit_length() + 7) // 8
+def _width(largest: int) -> int:
+    """Return how many bytes a node of a B-tree has for a number that is 1 to `largest`."""
+    return (largest.bit_length() + 7) // 8
 
 
 class NameTree:
-    """A version 2 B-tree over the hashes of link names."""
+    """A B-tree of version 2, in which HDF5 finds a link by the hash of its name.
+
+    Each record is 4 bytes of hash and 7 that say where in the heap the link lies.
+    """
 
     def __init__(self, blocks: MetadataBlocks, address: int, what: str) -> None:
-        """Read the head of the tree at `address`, whose nodes `records` reads; `what` names the group in errors."""
+        """Read the head of the tree at `address`; `what` names its group in errors."""
         self.blocks, self.what = blocks, f"the index of {what}"
         # 38 bytes: the head of a tree in a file with addresses of 8.
         head = Fields(blocks.checked(address, 38, self.what, head=b"BTHD"), self.what, 4)
@@ -93,62 +96,67 @@ class NameTree:
         self.root, self.root_count, self.count = head.number(8), head.number(2), head.number(8)
         if self.depth > _MAX_DEPTH or not 64 <= self.node_bytes <= MAX_BLOCK_BYTES:
             raise StoreError(f"{self.what} has depth {self.depth} and nodes of {self.node_bytes} bytes")
-        # By depth: the records that a node can hold, and the bytes of its pointer to a child: address (8), records in
-        # the child, and, unless that is a leaf, records below it. Each count is as wide as the largest one needs.
+        # By depth, 0 for leaves: the records that a node can hold, and the bytes of its pointer to a child. A pointer
+        # is address (8), records in the child, and, unless that is a leaf, records below it; a count is as wide as
+        # the largest one needs.
         room = self.node_bytes - 10  # signature (4), version, kind, checksum (4)
-        self.most, self.pointer = [room // _RECORD], [0]
-        self.count_bytes, below = _width(self.most[0]), self.most[0]
+        self.most_records, self.pointer_bytes = [room // _RECORD], [0]
+        below = self.most_records[0]  # the most records of a subtree
+        self.count_bytes = _width(below)
         for depth in range(1, self.depth + 1):
             pointer = 8 + self.count_bytes + (_width(below) if depth > 1 else 0)
             most = (room - pointer) // (_RECORD + pointer)
             below = (most + 1) * below + most
-            self.most.append(most)
-            self.pointer.append(pointer)
+            self.most_records.append(most)
+            self.pointer_bytes.append(pointer)
 
     def records(self) -> list[bytes]:
-        """The records of the whole tree; StoreError unless there are as many as its head says."""
+        """Return the records of the whole tree; StoreError unless there are as many as its head says."""
         found = list(self._node(self.root, self.root_count, self.depth)) if self.count else []
         if len(found) != self.count:
             raise StoreError(f"{self.what} counts {self.count} links and holds {len(found)}")
         return found
 
     def _node(self, address: int, count: int, depth: int) -> Iterator[bytes]:
-        """Yield the records of the node at `address`, which has `count` of them, then those of its children."""
-        if not 0 < count <= self.most[depth]:
+        """Yield the `count` records of the node at `address`, then those of its children; leaves have depth 0."""
+        if not 0 < count <= self.most_records[depth]:
             raise StoreError(f"{self.what} has a node of {count} records")
         # signature (4), version, kind; records; pointers; checksum (4)
-        size = 6 + count * _RECORD + (count + 1) * self.pointer[depth] + 4
+        size = 6 + count * _RECORD + (count + 1) * self.pointer_bytes[depth] + 4
         head = b"BTIN" if depth else b"BTLF"
         node = Fields(self.blocks.checked(address, size, f"a node of {self.what}", head=head), self.what, 4)
         node.expect(1, 0, name="version")
         node.expect(1, _NAMES, name="kind")
         yield from (node.take(_RECORD) for _ in range(count))
         for _ in range(count + 1 if depth else 0):
-            child, held = node.number(8), node.number(self.count_bytes)
-            node.take(self.pointer[depth] - 8 - self.count_bytes)
-            yield from self._node(child, held, depth - 1)
+            child, child_count = node.number(8), node.number(self.count_bytes)
+            node.take(self.pointer_bytes[depth] - 8 - self.count_bytes)  # records below the child, counted there
+            yield from self._node(child, child_count, depth - 1)
 
 
 class Heap:
-    """A fractal heap whose objects lie in its own blocks, without filters; `heap[identifier]` is an object."""
+    """A "fractal heap": blocks that together hold the links of a group; `heap[identifier]` gives the bytes of one.
+
+    The blocks are found by tables, in which larger ones follow smaller ones, and whose last entries are tables again.
+    """
 
     def __init__(self, blocks: MetadataBlocks, address: int, what: str) -> None:
-        """Read the whole heap whose head is at `address`; `what` names the group in errors."""
+        """Read the whole heap whose head is at `address`; `what` names its group in errors."""
         self.blocks, self.address, self.what = blocks, address, f"the heap of {what}"
         # 146 bytes: the head of a heap without filters in a file with addresses of 8.
         head = Fields(blocks.checked(address, 146, self.what, head=b"FRHP"), self.what, 4)
         head.expect(1, 0, name="version")
         head.expect(2, 7, name="bytes of an identifier")
         head.expect(2, 0, name="bytes of filters")
-        self.with_checksum = bool(head.expect(1, 0, 2, name="flags") & 2)
-        head.take(4 + 8 + 8 + 8 + 8)  # limits and places of objects and free space, found otherwise
-        head.take(8 * 8)  # counts and sizes
+        self.with_checksum = bool(head.expect(1, 0, 2, name="flags") & 2)  # bit 1: blocks have a checksum
+        head.take(4 + 8 + 8 + 8 + 8)  # limits and places of objects and free space, not needed
+        head.take(8 * 8)  # counts and sizes, not needed
         columns, self.first, largest = head.number(2), head.number(8), head.number(8)
         self.offset_bytes = (head.expect(2, 32, name="bits of an offset") + 7) // 8
-        head.take(2)
+        head.take(2)  # rows that the root had when it was made
         root, rows = head.number(8), head.number(2)
-        powers = all(64 <= n <= MAX_BLOCK_BYTES and not n & (n - 1) for n in (self.first, largest))
-        if columns != _COLUMNS or not powers or self.first > largest:
+        powers_of_two = all(64 <= n <= MAX_BLOCK_BYTES and not n & (n - 1) for n in (self.first, largest))
+        if columns != _COLUMNS or not powers_of_two or self.first > largest:
             raise StoreError(f"{self.what} has {columns} columns and blocks of {self.first} to {largest} bytes")
         # Rows of a table whose entries are blocks; those of further rows are tables.
         self.direct_rows = (largest // self.first).bit_length() + 1
@@ -156,18 +164,18 @@ class Heap:
         self.starts, self.contents = list(found), list(found.values())
 
     def __getitem__(self, identifier: bytes) -> bytes:
-        """The bytes that an identifier names: kind and version 0, offset (4), length (2)."""
+        """Return the object that an identifier names: 1 byte of version and kind, both 0, offset (4), length (2)."""
         if identifier[0] != 0:
             raise StoreError(f"{self.what} keeps an object outside its blocks")
         offset, size = int.from_bytes(identifier[1:5], "little"), int.from_bytes(identifier[5:7], "little")
-        place = bisect.bisect(self.starts, offset) - 1
-        at = offset - self.starts[place] if place >= 0 else 0
-        if place < 0 or at + size > len(self.contents[place]):
+        number = bisect.bisect(self.starts, offset) - 1  # of the block; -1 before the first one
+        begin = offset - self.starts[number] if number >= 0 else 0
+        if number < 0 or begin + size > len(self.contents[number]):
             raise StoreError(f"{self.what} has an object beyond its blocks")
-        return self.contents[place][at : at + size]
+        return self.contents[number][begin : begin + size]
 
     def _content(self, address: int, start: int, size: int, rows: int) -> Iterator[tuple[int, bytes]]:
-        """Yield (first offset in the heap, bytes) of a block of `size` bytes or, with `rows`, of those in a table."""
+        """Yield (offset in the heap, bytes) of the block at `address`, or of each in the table of `rows` there."""
         if not rows:
             yield start, self._block(address, start, size)
             return
@@ -176,13 +184,13 @@ class Heap:
             # block are tables again, of as many rows as make up their size: fewer than the table around them.
             row = i // _COLUMNS
             size = self.first << max(row - 1, 0)
-            inner = 0 if row < self.direct_rows else (size // (self.first * _COLUMNS)).bit_length()
-            if child != UNDEFINED:
-                yield from self._content(child, start, size, inner)
+            child_rows = 0 if row < self.direct_rows else (size // (self.first * _COLUMNS)).bit_length()
+            if child != UNDEFINED:  # an entry that is not used yet has no address, but its offsets count
+                yield from self._content(child, start, size, child_rows)
             start += size
 
     def _block(self, address: int, start: int, size: int) -> bytes:
-        """The `size` bytes of the block at `address`, which begins at offset `start` of the heap."""
+        """Return `size` bytes at `address`; StoreError unless they are the heap's block at offset `start`."""
         what = f"a block of {self.what}"
         data = self.blocks.read(address, size, what, head=b"FHDB")
         end = self._check_start(data, start, what)
@@ -192,7 +200,7 @@ class Heap:
         return data
 
     def _table(self, address: int, start: int, rows: int) -> list[int]:
-        """The addresses of the blocks and tables in a table, row by row."""
+        """Return the addresses of the blocks and tables that a table lists, row by row."""
         what, entries = f"a table of {self.what}", rows * _COLUMNS
         if rows > 32:  # rows double in size, and offsets have 32 bits
             raise StoreError(f"{what} has {rows} rows")
@@ -202,7 +210,7 @@ class Heap:
         return [fields.number(8) for _ in range(entries)]
 
     def _check_start(self, data: bytes, start: int, what: str) -> int:
-        """Check that the head of a block names this heap and its place `start` in it; return how long the head is."""
+        """StoreError unless the head of a block names this heap and offset `start`; return how long that head is."""
         fields = Fields(data, what, 4)
         fields.expect(1, 0, name="version")
         fields.expect(8, self.address, name="heap")

@@ -40,53 +40,54 @@ class Source(Protocol):
 
     size: int
 
-    def read(self, offset: int, n: int) -> bytes: ...
+    def read(self, offset: int, n: int) -> bytes:
+        """Return `n` bytes from byte `offset` on, fewer where the file ends before."""
 
 
 def checksum(data: bytes) -> int:
-    """The checksum of a block: `hashlittle` of Jenkins's lookup3 (2006, public domain), started at 0."""
-    m = 0xFFFFFFFF
-    a = b = c = (0xDEADBEEF + len(data)) & m
-    tail = (len(data) - 1) // 12 * 3 if data else 0  # words that are mixed before the last 1 to 12 bytes
-    words: tuple[int, ...] = struct.unpack(f"<{tail + 3}I", data.ljust((tail + 3) * 4, b"\0"))
-    for i in range(0, tail, 3):
-        a, b, c = (a + words[i]) & m, (b + words[i + 1]) & m, (c + words[i + 2]) & m
-        for turn in (4, 6, 8, 16, 19, 4):  # a = (a - c) ^ (c turned left), c = c + b; then the three take turns
-            a, b, c = b, (c + b) & m, ((a - c) & m) ^ (c << turn & m | c >> (32 - turn))
+    """Return the checksum that HDF5 keeps of a block: Jenkins's `hashlittle` of lookup3 (2006), started at 0."""
+    mask = 0xFFFFFFFF  # the sums are those of 32-bit numbers, which wrap around
+    a = b = c = (0xDEADBEEF + len(data)) & mask
     if not data:
         return c
-    a, b, c = (a + words[tail]) & m, (b + words[tail + 1]) & m, (c + words[tail + 2]) & m
-    for turn in (14, 11, 25, 16, 4, 14, 24):  # c = (c ^ b) - (b turned left)
-        c = ((c ^ b) - (b << turn & m | b >> (32 - turn))) & m
+    tail = (len(data) - 1) // 12 * 3  # 32-bit words before the last 1 to 12 bytes, which are mixed in another way
+    words: tuple[int, ...] = struct.unpack(f"<{tail + 3}I", data.ljust((tail + 3) * 4, b"\0"))
+    for i in range(0, tail, 3):
+        a, b, c = (a + words[i]) & mask, (b + words[i + 1]) & mask, (c + words[i + 2]) & mask
+        for turn in (4, 6, 8, 16, 19, 4):  # a = (a - c) ^ (c turned left), c = c + b; then the three take turns
+            a, b, c = b, (c + b) & mask, ((a - c) & mask) ^ (c << turn & mask | c >> (32 - turn))
+    a, b, c = (a + words[tail]) & mask, (b + words[tail + 1]) & mask, (c + words[tail + 2]) & mask
+    for turn in (14, 11, 25, 16, 4, 14, 24):  # c = (c ^ b) - (b turned left), and the three take turns
+        c = ((c ^ b) - (b << turn & mask | b >> (32 - turn))) & mask
         a, b, c = b, c, a
     return b
 
 
 def shown(name: str) -> str:
-    """A name from a file, short enough for one line."""
+    """A name from a file as errors show it: quoted, and short enough for one line."""
     return repr(shorten(name, 60))
 
 
 class Fields:
-    """Numbers one after the other in a block; what runs over its end is an error, never a guess."""
+    """The fields of a block, read one after the other; a field beyond its end is a StoreError, never a guess."""
 
     def __init__(self, data: bytes, what: str, at: int = 0) -> None:
         """Read `data` from byte `at` on; `what` names the block in errors."""
         self.data, self.what, self.at = data, what, at
 
     def take(self, n: int) -> bytes:
-        """The next `n` bytes."""
+        """Return the next `n` bytes and move on behind them; StoreError where the block ends before."""
         if self.at + n > len(self.data):
             raise StoreError(f"{self.what} is cut short")
         self.at += n
         return self.data[self.at - n : self.at]
 
     def number(self, n: int) -> int:
-        """The next `n` bytes as a whole number, least significant first."""
+        """Return the next `n` bytes as a whole number, least significant byte first."""
         return int.from_bytes(self.take(n), "little")
 
     def expect(self, n: int, *allowed: int, name: str) -> int:
-        """The next `n` bytes as a whole number; StoreError, which calls it `name`, unless it is one of `allowed`."""
+        """Return the next `n` bytes as a number; StoreError, which calls it `name`, unless it is one of `allowed`."""
         found = self.number(n)
         if found not in allowed:
             raise StoreError(f"{self.what}: {name} {' or '.join(map(str, allowed))} expected, got {found}")
@@ -94,18 +95,17 @@ class Fields:
 
 
 class MetadataBlocks:
-    """The blocks of one file. Each is read once, lies within the file, and all together are bounded."""
+    """The blocks of metadata of one file. Each is read once, lies within the file, and all together are bounded."""
 
     def __init__(self, source: Source) -> None:
         """Read from `source`, of which nothing has been read so far."""
         self.source = source
-        self.trace: list[tuple[int, bytes]] = []  # (offset, content) of every block that was read
-        self._starts: set[int] = set()  # their offsets
+        self.trace: dict[int, bytes] = {}  # offset -> content of every block that was read
         self._room = MAX_METADATA_BYTES  # bytes that may still be read
 
     def read(self, offset: int, n: int, what: str, *, head: bytes = b"") -> bytes:
-        """A block of `n` bytes that begins with `head`; StoreError for one that was read before, or cannot be one."""
-        if offset in self._starts:
+        """Return the block of `n` bytes at `offset`; StoreError if it was read before or does not begin with `head`."""
+        if offset in self.trace:
             raise StoreError(f"{what} is reached twice: more than one link to it, or a circle")
         if not _SUPERBLOCK <= offset <= self.source.size - n:
             raise StoreError(f"{what} does not lie within the file's {self.source.size} bytes")
@@ -115,18 +115,17 @@ class MetadataBlocks:
         data = self.source.read(offset, n)
         if not data.startswith(head):
             raise StoreError(f"{what} expected at byte {offset}, found something else")
-        self._starts.add(offset)
-        self.trace.append((offset, data))
+        self.trace[offset] = data
         return data
 
     def checked(self, offset: int, n: int, what: str, *, head: bytes) -> bytes:
-        """A block of `n` bytes without its last four, which are its checksum; StoreError where that differs."""
+        """Return a block of `n` bytes without its last four, its checksum; StoreError where that does not match."""
         data = self.read(offset, n, what, head=head)
         verify(data[:-4], data[-4:], what)
         return data[:-4]
 
     def superblock(self) -> int:
-        """The address of the root group's header, from the file's first block; StoreError where that is damaged."""
+        """Read the file's first block and return the address of the root group; StoreError if the block is damaged."""
         data = self.source.read(0, _SUPERBLOCK)
         if len(data) < _SUPERBLOCK or data[:8] != _SIGNATURE:
             raise StoreError("not an HDF5 file (no signature at byte 0)")
@@ -141,38 +140,40 @@ class MetadataBlocks:
             raise StoreError("the file was not closed by the program that wrote it")
         if end != self.source.size:
             raise StoreError(f"{end} bytes expected, got {self.source.size}")
-        self.trace.append((0, data))
+        self.trace[0] = data
         return int(root)
 
 
 def verify(data: bytes, stored: bytes, what: str) -> None:
-    """Raise StoreError where the stored checksum is not that of the data."""
+    """Raise StoreError if the checksum of `data` is not the 4 bytes `stored`; `what` names the block in the error."""
     if checksum(data).to_bytes(4, "little") != stored:
         raise StoreError(f"{what} does not match its checksum; the file was altered")
 
 
 @dataclass(frozen=True)
 class Header:
-    """The messages of one object, by kind."""
+    """What a file says of one object, a group or an array (`what`, for errors): contents of messages, by their kind."""
 
     what: str
     messages: Mapping[int, list[bytes]]
 
     def one(self, kind: int) -> Fields:
-        """The content of the one message of this kind."""
+        """Return the fields of the only message of this kind; `read_header` has refused a second one."""
         (message,) = self.messages[kind]
         return Fields(message, self.what)
 
     @property
     def is_group(self) -> bool:
+        """Whether the object has a message that only groups have."""
         return bool(self.messages.keys() & {LINK_INFO, LINK, GROUP_INFO, SYMBOL_TABLE})
 
     @property
     def has_attributes(self) -> bool:
-        """Whether the object has attributes, in its header or in a heap for many of them."""
+        """Whether the object has attributes: in messages of their own or, where they are many, in a heap."""
         for message in self.messages.get(ATTRIBUTE_INFO, ()):
             fields = Fields(message, self.what)
             fields.expect(1, 0, name="version of the attribute info")
+            # Bit 0 of the flags: two bytes with the highest order of creation stand before the heap's address.
             fields.take(2 if fields.expect(1, 0, 1, 2, 3, name="flags of the attribute info") & 1 else 0)
             if fields.number(8) != UNDEFINED:
                 return True
@@ -180,43 +181,43 @@ class Header:
 
 
 def read_header(blocks: MetadataBlocks, address: int, what: str) -> Header:
-    """The messages of the object at `address`, from its header and the continuations; StoreError for old headers."""
-    what = f"the header of {what}"
-    start = Fields(blocks.source.read(address, 34), what)  # what precedes the messages has at most 34 bytes
+    """Return the messages of the object at `address`, which errors call `what`; StoreError for headers of old files."""
+    header = f"the header of {what}"
+    start = Fields(blocks.source.read(address, 34), header)  # what precedes the messages has at most 34 bytes
     if start.take(4) != b"OHDR":
-        raise StoreError(f"{what} is not one of version 2 (with a checksum), the only one allowed")
+        raise StoreError(f"{header} is not one of version 2 (with a checksum), the only one allowed")
     start.expect(1, 2, name="version")
     # Bits 0 and 1: bytes of the size (1, 2, 4, 8); 2: messages have an order; 4: limits of attributes; 5: times.
     flags = start.number(1)
     if flags & 0xC0:
-        raise StoreError(f"{what} has the unknown flags {flags:#x}")
+        raise StoreError(f"{header} has the unknown flags {flags:#x}")
     start.take((16 if flags & 0x20 else 0) + (4 if flags & 0x10 else 0))  # times, limits of attributes
     size = start.number(1 << (flags & 3))
-    data = blocks.checked(address, start.at + size + 4, what, head=b"OHDR")
+    data = blocks.checked(address, start.at + size + 4, header, head=b"OHDR")  # with a checksum of 4 bytes
     messages: dict[int, list[bytes]] = {}
     chunks = [data[start.at :]]
     for chunk in chunks:  # grows by the continuations that are found
-        for kind, message in _messages(chunk, what, tracked=bool(flags & 4)):
+        for kind, message in _messages(chunk, header, ordered=bool(flags & 4)):
             if kind != CONTINUATION:
                 messages.setdefault(kind, []).append(message)
                 continue
             if len(chunks) > _MAX_CONTINUATIONS:
-                raise StoreError(f"{what} has more than {_MAX_CONTINUATIONS} continuations")
-            place = Fields(message, what)
-            more = blocks.checked(place.number(8), place.number(8), f"a continuation of {what}", head=b"OCHK")
-            chunks.append(more[4:])
+                raise StoreError(f"{header} has more than {_MAX_CONTINUATIONS} continuations")
+            place = Fields(message, header)
+            more = blocks.checked(place.number(8), place.number(8), f"a continuation of {header}", head=b"OCHK")
+            chunks.append(more[4:])  # behind the signature
     for kind in _ONCE & messages.keys():
         if len(messages[kind]) > 1:
-            raise StoreError(f"{what} has {len(messages[kind])} messages of kind {kind}, one allowed")
-    return Header(what.removeprefix("the header of "), messages)
+            raise StoreError(f"{header} has {len(messages[kind])} messages of kind {kind}, one allowed")
+    return Header(what, messages)
 
 
-def _messages(chunk: bytes, what: str, *, tracked: bool) -> Iterator[tuple[int, bytes]]:
-    """Yield (kind, content) of the messages in one chunk; `tracked` says that each has the number of its creation."""
+def _messages(chunk: bytes, what: str, *, ordered: bool) -> Iterator[tuple[int, bytes]]:
+    """Yield (kind, content) of the messages in one piece of a header; with `ordered` each has a number of its order."""
     fields = Fields(chunk, what)
-    while len(chunk) - fields.at >= (6 if tracked else 4):  # fewer bytes than the head of a message are a gap
+    while len(chunk) - fields.at >= (6 if ordered else 4):  # fewer bytes than the head of a message are a gap
         kind, size, flags = fields.number(1), fields.number(2), fields.number(1)
-        fields.take(2 if tracked else 0)  # the order of creation, of messages that have one
+        fields.take(2 if ordered else 0)  # its number, which is not needed
         if kind not in _KNOWN:
             raise StoreError(f"{what} has a message of kind {kind}, which the format does not know")
         content = fields.take(size)

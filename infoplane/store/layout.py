@@ -68,54 +68,57 @@ ARRAY_DTYPES: dict[str, np.dtype[Any]] = {
 NONFINITE_MASKS: dict[str, int] = {"float16": 0x7C00, "bfloat16": 0x7F80, "float8_e5m2": 0x7C, "float8_e4m3fn": 0x7F}
 
 
+def type_name(dtype: np.dtype[Any]) -> str:
+    """The name that `_h5.TYPES` has for a numpy type: "f4" for float32. A big-endian type gives a name not in there."""
+    return dtype.str.lstrip("<|")
+
+
 def file_type(dtype: str) -> str:
-    """Name of the HDF5 type (`_h5.TYPES`) that holds a logical dtype."""
-    if dtype == "bfloat16":
-        return "bfloat16"
-    return "u1" if dtype == "bool" else ARRAY_DTYPES[dtype].str.lstrip("<|")
+    """The name that `_h5.TYPES` has for the type in which a layer of this dtype (torch's name) is stored."""
+    # Booleans are stored as bytes, and numpy, unlike HDF5, has no bfloat16.
+    return {"bfloat16": "bfloat16", "bool": "u1"}.get(dtype) or type_name(ARRAY_DTYPES[dtype])
 
 
 def act_name(index: int) -> str:
-    """Name of the dataset of one layer, by its number in the shard."""
+    """Name of the dataset that holds the activations of layer number `index` of the shard."""
     return f"{ACTS}/{index:04d}"
 
 
 def count_nonfinite(array: npt.NDArray[Any], dtype: str) -> int:
-    """Number of NaN and infinite values, read off the bits for the narrow floats."""
+    """Return how many values of an array, which holds numbers of this dtype (torch's name), are NaN or infinite."""
     mask = NONFINITE_MASKS.get(dtype)
-    if mask is not None:
+    if mask is not None:  # a narrow float, of which the array may have the bits alone
         bits = array.reshape(-1).view(f"u{array.itemsize}")
         block = 1 << 16  # stays in the cache; the whole array at once is three times slower
-        return sum(int(np.count_nonzero((bits[i : i + block] & mask) == mask)) for i in range(0, bits.size, block))
-    if array.dtype.kind != "f":
-        return 0
+        parts = (bits[start : start + block] for start in range(0, bits.size, block))
+        return sum(int(np.count_nonzero((part & mask) == mask)) for part in parts)
     with np.errstate(all="ignore"):
-        total = array.sum()  # NaN and infinity survive a sum: 20 times faster than isfinite
-    if np.isfinite(total):
-        return 0
+        # NaN and infinity survive a sum, which is 20 times faster than a look at every value.
+        if array.dtype.kind != "f" or np.isfinite(array.sum()):
+            return 0
     return int(array.size - np.count_nonzero(np.isfinite(array)))
 
 
 def row_ranges(rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """(N,) row numbers -> (R, 2) half-open ranges that list them in the same order."""
-    breaks = np.flatnonzero(np.diff(rows) != 1)
-    starts = np.concatenate([rows[:1], rows[breaks + 1]])
-    stops = np.concatenate([rows[breaks], rows[-1:]]) + 1
-    return np.stack([starts, stops], axis=1).astype(np.int64)
+    """Turn row numbers (N,) into half-open ranges (R, 2) that list the same rows in the same order."""
+    # A range begins where the row before is not one lower, and ends where the next row is not one higher.
+    first = np.flatnonzero(np.diff(rows, prepend=rows[:1]) != 1)
+    last = np.flatnonzero(np.diff(rows, append=rows[-1:]) != 1)
+    return np.stack([rows[first], rows[last] + 1], axis=1)
 
 
 def ranges_size(ranges: npt.NDArray[np.int64]) -> int:
-    """How many rows the ranges list together."""
+    """Return how many rows the half-open ranges (R, 2) list together."""
     return int((ranges[:, 1] - ranges[:, 0]).sum())
 
 
 def listed_rows(ranges: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """(R, 2) half-open ranges -> (N,) row numbers."""
+    """Turn half-open ranges (R, 2) into the row numbers (N,) that they list."""
     return np.concatenate([np.empty(0, np.int64), *(np.arange(start, stop) for start, stop in ranges.tolist())])
 
 
 def cut_ranges(ranges: npt.NDArray[np.int64], start: int, stop: int) -> npt.NDArray[np.int64]:
-    """The ranges of entries `start` to `stop` of the rows that `ranges` lists."""
+    """Return ranges (R, 2) for a part of the rows that `ranges` lists: those at places `start` to `stop`, excluded."""
     return row_ranges(listed_rows(ranges)[start:stop])
 
 
@@ -141,27 +144,30 @@ class ShardName:
 
     @classmethod
     def parse(cls, name: str) -> Self | None:
-        """The parts of a name; None where it is not that of a shard."""
+        """Return what a file's name says; None where it is not the name of a shard."""
         match = _SHARD.fullmatch(name)
-        out = match and cls(*(int(g) for g in match.groups() if g is not None))
-        return out if str(out) == name else None  # not for a name with other leading zeros
+        shard = match and cls(*(int(number) for number in match.groups() if number is not None))
+        return shard if str(shard) == name else None  # not for a name with other leading zeros
 
 
 def session_file(session: int, rank: int) -> str:
+    """Name of the file of one process: of this rank, in this session."""
     return f"{session:04d}.json" if rank == 0 else f"{session:04d}.r{rank:03d}.json"
 
 
 def parse_session_file(name: str) -> tuple[int, int] | None:
-    """(session, rank) of a session file's name, or None."""
-    match = _SESSION.fullmatch(name)  # rank 0 has none in the name
-    return match and (int(match[1]), int(match[2] or 0))
+    """Return (session, rank) from the name of a session's file; None for other names."""
+    match = _SESSION.fullmatch(name)
+    return match and (int(match[1]), int(match[2] or 0))  # the name of a file of rank 0 has no rank in it
 
 
 def manifest_file(rank: int) -> str:
+    """Name of the file that lists the shards that the process of this rank wrote."""
     return "manifest.jsonl" if rank == 0 else f"manifest.r{rank:03d}.jsonl"
 
 
 def is_manifest_file(name: str) -> bool:
+    """Whether a file of this name lists the shards of some rank."""
     return _MANIFEST.fullmatch(name) is not None
 
 
@@ -171,11 +177,11 @@ def dropped_file(session: int, rank: int, first: int, last: int) -> str:
 
 
 def parse_dropped_file(name: str) -> tuple[int, int, int, int] | None:
-    """(session, rank, first step, last step) or None."""
+    """Return (session, rank, first step, last step) from the name of a file about dropped steps; None for others."""
     match = _DROPPED.fullmatch(name)
     return match and (int(match[1]), int(match[2]), int(match[3]), int(match[4]))
 
 
 def lock_file(rank: int) -> str:
-    """Name of the file that the writer of a rank holds."""
+    """Name of the lock file that a process of this rank holds while it writes."""
     return f"writer.r{rank:03d}.lock"

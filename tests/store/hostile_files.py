@@ -294,7 +294,7 @@ def blocks_of(data: bytes) -> list[tuple[bytes, int, int]]:
     """(kind, first byte, end) of the superblock and of every block that describes the file."""
     blocks = MetadataBlocks(Held(data))
     _h5._walk(blocks, lambda text: {})
-    return [(block[:4], at, at + len(block)) for at, block in blocks.trace]
+    return [(block[:4], at, at + len(block)) for at, block in blocks.trace.items()]
 
 
 def fit(data: bytearray, kind: bytes, start: int, stop: int) -> None:
