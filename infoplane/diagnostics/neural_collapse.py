@@ -154,13 +154,14 @@ def _angles(between: FloatArray, lengths: FloatArray) -> float:
     return float(np.abs(cosines + 1.0 / (len(unit) - 1)).mean())
 
 
-def _duality(weight: npt.ArrayLike, between: FloatArray) -> float:
-    """Return the distance of the weights from the class means, both (C, D) and scaled to length 1."""
+def _duality(weight: npt.ArrayLike, means: FloatArray) -> float:
+    """Return the distance of the weights (C, D) from the centred class means (C, D), both of length 1 as a whole."""
     w = finite_float64(weight, "weight has")
-    if w.shape != between.shape:
-        raise ValueError(f"weight must have shape (classes, units) {between.shape}, got {w.shape}")
+    if w.shape != means.shape:
+        raise ValueError(f"weight must have shape (classes, units) {means.shape}, got {w.shape}")
     w = scaled(w)
-    return float(np.linalg.norm(w / (np.linalg.norm(w) or 1.0) - between / np.linalg.norm(between)))
+    length = np.linalg.norm(w) or 1.0  # weights that are all 0 stay so
+    return float(np.linalg.norm(w / length - means / np.linalg.norm(means)))
 
 
 def _nearest(logits: npt.ArrayLike, known: npt.NDArray[np.generic], h: FloatArray, means: FloatArray) -> float:

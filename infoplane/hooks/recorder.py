@@ -288,7 +288,7 @@ class Recorder:
 
     @property
     def chain(self) -> bool | list[str]:
-        """Whether the layers form a Markov chain from the input on; else the keys of those that do, or False.
+        """True where the layers form a Markov chain from the input on; else the keys of those that do, or False.
 
         Found by following one forward pass: a layer belongs to the chain when every path from the input to the
         last layer goes through it and its stored values determine its output.

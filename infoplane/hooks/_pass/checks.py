@@ -215,9 +215,10 @@ def with_perturbed_embeddings(model: nn.Module, seed: int | None, work: Callable
 
 
 def _changed(first: Captured, repeated: Captured, rel_tol: float) -> list[str]:
-    """Keys of layers, or where there are none of outputs, that differ between two passes over the same rows."""
+    """Keys of the layers that differ between two passes over the same rows; if none does, of the model's outputs."""
     layers = [k for k, v in first.values.items() if _differ(v, repeated.values.get(k), rel_tol)]
     outputs = [k for k, v in first.outputs.items() if k in repeated.outputs]
+    # "@out" is the model itself; "[0]" or ".logits" behind it is the part of its output.
     return layers or ["@out" + k for k in outputs if _differ(first.outputs[k], repeated.outputs[k], rel_tol)]
 
 
