@@ -28,14 +28,19 @@ _UNITS_LOOKED_AT = 8  # units that the tree and the boxes are made from
 _ELEMENTS = 1 << 18  # pairs of rows in a batch
 
 
+def all_pairs_are_sooner(rows: Tensor) -> bool:
+    """Whether comparing all pairs of rows (N, D) takes less time than looking for the cells that they reach."""
+    # A GPU takes longer for a look at the values than that spares.
+    return on_accelerator(rows.device) or len(rows) <= _ALL_PAIRS * rows.shape[1]
+
+
 def counts_within(rows: Tensor, radius: Tensor, metric: Metric, known: Tensor) -> tuple[Tensor, Tensor]:
     """How many other rows lie within `radius` (N,) of each of `rows` (N, D): with ties, and without, (N,) int64 each.
 
     A tie lies at the radius but for rounding. `known` (N,) is how many others are known to be ties.
     """
     n, units = rows.shape
-    # A GPU takes longer for a look at the values than that spares.
-    if on_accelerator(rows.device) or n <= _ALL_PAIRS * units:
+    if all_pairs_are_sooner(rows):
         return counts_in_blocks(Keys(rows, metric), radius, known)
     size = _CELL_ROWS if units <= _FEW_UNITS else _WIDE_ROWS
     size *= -(-n // (size * _MOST_CELLS))

@@ -134,6 +134,11 @@ class Keys:
         out = self._space("keys", shape, self._columns.dtype)
         return self._largest_gap(self._columns[:, own, None], self._columns[:, None, columns], out)
 
+    def larger(self, keys: Tensor, others: Tensor, keep: bool) -> Tensor:
+        """The larger of two blocks of keys (n, w), in the place of `keys` unless these are to be kept."""
+        out = self._space("larger", tuple(keys.shape), keys.dtype) if keep else keys
+        return torch.maximum(keys, others, out=out)
+
     def key(self, distance: Tensor) -> Tensor:
         """Return the exact key (float64) of a distance."""
         scaled = distance / self.scale
@@ -147,10 +152,13 @@ class Keys:
         """Distances (n, w) of the rows `own` (n,) to `columns`, measured directly; 0 to themselves."""
         return lengths_to_all(self._rows, own, self.metric, columns).mul_(self.scale)
 
-    def limits(self, radius: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys (N, 1): pairs below the first are surely closer than `radius` (N,), those above the second farther."""
-        low = self.key(radius * (1.0 - TIE))[:, None] - self.bound
-        high = self.key(radius * (1.0 + TIE))[:, None] + self.bound
+    def limits(self, radius: Tensor, own: Tensor | slice = ALL) -> tuple[Tensor, Tensor]:
+        """Keys (n, 1): pairs below the first are surely closer than the `radius` (n,) of the rows `own` (n,).
+
+        Those above the second are surely farther.
+        """
+        low = self.key(radius * (1.0 - TIE))[:, None] - self.bound[own]
+        high = self.key(radius * (1.0 + TIE))[:, None] + self.bound[own]
         if self.whole:  # keys are whole numbers from 0 to 2 _STEPS, and farther is what fills a cell
             low, high = low.ceil().clamp_(-1.0, 2.0 * _STEPS + 1.0), high.floor().clamp_(-1.0, 2.0 * _STEPS)
             return low.to(torch.int16), high.to(torch.int16)
@@ -217,17 +225,27 @@ def counts_in_blocks(keys: Keys, radius: Tensor, known: Tensor) -> tuple[Tensor,
 
     `known` (N,) of the others are known to be ties.
     """
-    columns, (low, high) = slice(0, padded(keys.count)), keys.limits(radius)
-    found, pairs = [], []
-    for part in keys.tiles(torch.arange(keys.count, device=radius.device), columns.stop):
-        found.append(torch.stack(keys.tally(keys.between(part, columns), (low[part], high[part]))))
-    counts = torch.cat(found, 1)
+    counts = tallied(keys, radius, torch.arange(keys.count, device=radius.device))
+    return decided(keys, radius, known, counts)
+
+
+def tallied(keys: Keys, radius: Tensor, own: Tensor) -> Tensor:
+    """How many keys of the rows `own` (n,) are surely below `radius` (N,), and how many may be: (2, n) int64."""
+    columns, found = slice(0, padded(keys.count)), [own.new_zeros(2, 0)]
+    for part in keys.tiles(own, columns.stop) if len(own) else ():
+        found.append(torch.stack(keys.tally(keys.between(part, columns), keys.limits(radius[part], part))))
+    return torch.cat(found, 1)
+
+
+def decided(keys: Keys, radius: Tensor, known: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """The counts (N,) of `counts_in_blocks` from those (2, N) of `tallied` for all rows."""
+    columns, pairs = slice(0, padded(keys.count)), []
     # Keys between the limits may be ties or not. Where they are as many as are known to be ties, they are these. The
     # others are measured at the end, and until then count as farther than the radius.
     left = (counts[1] - counts[0] != known).nonzero()[:, 0]
     for part in keys.tiles(left, columns.stop) if len(left) else ():
-        key = keys.between(part, columns)
-        row, column = ((key >= low[part]) & (key <= high[part])).nonzero(as_tuple=True)
+        key, (low, high) = keys.between(part, columns), keys.limits(radius[part], part)
+        row, column = ((key >= low) & (key <= high)).nonzero(as_tuple=True)
         if len(row) > key.numel() // _MANY:  # all distances of these rows are measured at once
             counts[:, part] = _within(keys.exact_to_all(part), radius[part, None]).sum(2)
         else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -19,21 +19,26 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 from infoplane.core.device import on_accelerator
-from infoplane.estimators._cells import counts_within
+from infoplane.estimators._cells import all_pairs_are_sooner, counts_within
 from infoplane.estimators._distances import (
     NORM,
     TIE,
     Keys,
     Metric,
+    decided,
     extent,
     groups_of,
+    integers_serve,
     lengths,
     lengths_to_all,
     padded,
+    tallied,
 )
 
 Array = npt.NDArray[Any]
 Counted = Literal["open", "closed", "rectangle"]
+Look = Callable[[Tensor, list[Tensor], Tensor], None]
+"""Takes rows (n,), their keys (n, w) in every space, and their candidates (n, c)."""
 
 TREE_UNITS = {"euclidean": 5, "max": 5.5}
 """A tree is faster up to so many units, and from 1,000 rows on one more each time these double; on one core."""
@@ -204,17 +209,21 @@ def _without_self(distance: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
     return distance[~own].view(shape), index[~own].view(shape)
 
 
-def _nearest_by_blocks(spaces: list[Keys], k: int, sizes: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
+def _nearest_by_blocks(
+    spaces: list[Keys], k: int, sizes: Sequence[int] = (), look: Look | None = None
+) -> tuple[Tensor, Tensor]:
     """Distances, ascending, and indices (N, k) of the nearest others, in the largest distance over `spaces`.
 
     With `sizes` the rows come in parts of so many, each searched alone; where it has too few, distances are infinite.
+    `look` is given the keys of every block in each space, before the next ones take their place.
     """
     # The k smallest keys are taken where the next one is larger beyond rounding; else some more distances are
     # measured, and all of them where that does not decide.
     stops = list(itertools.accumulate(sizes or [spaces[0].count]))
     parts = [slice(stop - size, stop) for stop, size in zip(stops, sizes or stops, strict=True)]
     own = torch.arange(stops[-1], device=spaces[0].bound.device)
-    index, limit = (torch.cat(each) for each in zip(*(_candidates(spaces, own[p], p, k) for p in parts), strict=True))
+    found = (_candidates(spaces, own[part], part, k, look) for part in parts)
+    index, limit = (torch.cat(each) for each in zip(*found, strict=True))
     distance, index, unsafe = _proven(spaces, own, index, limit, k)
     if len(unsafe) * len(own) <= _CHUNK:  # all distances of a few rows, sooner than part by part
         distance[unsafe], index[unsafe] = _of_all(spaces, unsafe, parts, k)
@@ -249,15 +258,22 @@ def _of_all(spaces: list[Keys], own: Tensor, parts: list[slice], k: int) -> tupl
 
 def _proven(spaces: list[Keys], own: Tensor, index: Tensor, limit: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
     """Distances, indices (n, k) of the nearest of the candidates `index`, and the rows that others may be nearer to."""
-    distance = functools.reduce(torch.maximum, [space.exact(own, index) for space in spaces])
-    distance, order = distance.masked_fill_(index < 0, math.inf).sort(dim=1)
-    distance, index = distance[:, :k].contiguous(), index.gather(1, order[:, :k])
+    distance, index = _nearest_of(spaces, own, index, k)
     # All other pairs have keys of at least `limit`, less the error; where the part has fewer, none is left out.
     safe = [space.key(distance[:, -1]) < limit - space.bound[own, 0] for space in spaces]
     return distance, index, own[~(torch.stack(safe).all(0) | (index[:, -1] < 0))]
 
 
-def _candidates(spaces: list[Keys], own: Tensor, part: slice, wanted: int) -> tuple[Tensor, Tensor]:
+def _nearest_of(spaces: list[Keys], own: Tensor, index: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Distances, measured and ascending, and indices (n, k) of the nearest of the candidates `index` (n, c)."""
+    distance = functools.reduce(torch.maximum, [space.exact(own, index) for space in spaces])
+    distance, order = distance.masked_fill_(index < 0, math.inf).sort(dim=1)
+    return distance[:, :k].contiguous(), index.gather(1, order[:, :k])
+
+
+def _candidates(
+    spaces: list[Keys], own: Tensor, part: slice, wanted: int, look: Look | None = None
+) -> tuple[Tensor, Tensor]:
     """Rows (n, wanted) of `part` with the smallest keys to the rows `own` (n,), and a key (n,) that no other is below.
 
     Where the part has fewer others, -1 stands for what is missing.
@@ -267,20 +283,18 @@ def _candidates(spaces: list[Keys], own: Tensor, part: slice, wanted: int) -> tu
     chosen, limit = own.new_full((len(own), wanted), -1), spaces[0].bound.new_full((len(own),), math.inf)
     start = 0
     for few in spaces[0].tiles(own, columns.stop - columns.start) if most > 0 else ():
-        block = functools.reduce(_larger, [space.between(few, columns) for space in spaces])
+        keys = [space.between(few, columns) for space in spaces]
+        block = keys[0] if len(keys) == 1 else spaces[0].larger(keys[0], keys[1], keep=look is not None)
         if part.stop < spaces[0].count:
             block[:, count:] = spaces[0].far  # rows of the next parts
         block.scatter_(1, few[:, None] - part.start, spaces[0].far)  # the row itself
         rows = slice(start, start + len(few))
         found, limit[rows] = _smallest_keys(block, groups_of(count), most)
         chosen[rows, :most] = found + part.start
+        if look is not None:
+            look(few, keys, chosen[rows])
         start = rows.stop
     return chosen, limit
-
-
-def _larger(keys: Tensor, others: Tensor) -> Tensor:
-    """The larger keys of two blocks, in the place of the first."""
-    return torch.maximum(keys, others, out=keys)
 
 
 def _smallest_keys(block: Tensor, groups: int, wanted: int) -> tuple[Tensor, Tensor]:
@@ -329,11 +343,46 @@ def pair_counts(x: Points, y: Points, k: int, counted: Counted = "open") -> tupl
     _check_k(k, x.count)
     which = 1 if counted == "open" else 0
     # Which of several tied neighbours are taken decides a rectangle: there blocks do it, as a tree has other orders.
-    distance, index = _nearest_in_both(x, y, k, tree=counted != "rectangle")
+    found = _nearest_from_tree(x, y, k, listed=counted != "rectangle")
+    if found is None:
+        return _counted_in_blocks(x, y, k, counted)
+    distance, index = found
     own, counts = torch.arange(x.count, device=index.device), []
     for points in (x, y):
         radius, known = _reach(points, own, index, distance, counted)
         counts.append(points.within(radius, known)[which])
+    return distance, counts[0], counts[1]
+
+
+def _counted_in_blocks(x: Points, y: Points, k: int, counted: Counted) -> tuple[Tensor, Tensor, Tensor]:
+    """The values of `pair_counts`: blocks find the neighbours, and a wide side counts in the keys that they have."""
+    scale = max(extent(p.rows) for p in (x, y))  # the keys of both are compared with each other
+    whole = x.metric == "max" and all(integers_serve(p.rows, scale) for p in (x, y))
+    sides = [(p, Keys(p.rows, p.metric, scale, whole)) for p in (x, y)]
+    spaces, own = [space for _, space in sides], torch.arange(x.count, device=x.rows.device)
+    wide = [i for i, p in enumerate((x, y)) if p.units > 1 and all_pairs_are_sooner(p.rows)]
+    tally = own.new_zeros(2, 2, x.count)  # by side: how many are surely within, and may be within, its radius
+    radius = x.rows.new_full((2, x.count), math.nan)
+
+    def count(few: Tensor, keys: list[Tensor], candidates: Tensor) -> None:
+        """Count, on the wide sides, in the keys of the rows `few`, whose neighbours are nearly always known now."""
+        distance, index = _nearest_of(spaces, few, candidates, k)
+        for i in wide:
+            points, space = sides[i]
+            radius[i, few] = _reach(points, few, index, distance, counted)[0]
+            tally[i][:, few] = torch.stack(space.tally(keys[i], space.limits(radius[i, few], few)))
+
+    distance, index = _nearest_by_blocks(spaces, k, look=count if wide else None)
+    counts = []
+    for i, (points, space) in enumerate(sides):
+        within, known = _reach(points, own, index, distance, counted)
+        if i in wide:
+            moved = (within != radius[i]).nonzero()[:, 0]  # their neighbours took longer to find
+            tally[i][:, moved] = tallied(space, within, moved)
+            found = decided(space, within, known, tally[i])
+        else:
+            found = points.within(within, known)
+        counts.append(found[0 if counted != "open" else 1])
     return distance, counts[0], counts[1]
 
 
@@ -344,16 +393,17 @@ def _reach(points: Points, own: Tensor, index: Tensor, distance: Tensor, counted
     return radius, (apart >= radius[:, None] * (1.0 - TIE)).sum(1)
 
 
-def _nearest_in_both(x: Points, y: Points, k: int, tree: bool) -> tuple[Tensor, Tensor]:
-    """Distances and indices (N, k) of the nearest in the joint space, from a tree, where it may be one, or blocks."""
-    tree = tree and all(points.prefers_tree(_PAIR_UNITS, x.units + y.units) for points in (x, y))
+def _nearest_from_tree(x: Points, y: Points, k: int, listed: bool) -> tuple[Tensor, Tensor] | None:
+    """Distances and indices (N, k) of the nearest in the joint space; None where blocks find them sooner.
+
+    Unless a tree has the norm of the joint space, it gives lists, where these may be `listed`.
+    """
     if x.metric == "max" or x.units == y.units == 1:
-        return Points(torch.cat([x.rows, y.rows], dim=1), "max", tree=x.wish).nearest(k)
-    found = _nearest_in_list(x, y, k) if tree else None
-    if found is not None:
-        return found
-    scale = max(extent(p.rows) for p in (x, y))  # the keys of both are compared with each other
-    return _nearest_by_blocks([Keys(p.rows, p.metric, scale) for p in (x, y)], k)
+        joint = Points(torch.cat([x.rows, y.rows], dim=1), "max", tree=x.wish)
+        return joint.nearest(k) if joint.uses_tree else None
+    if listed and all(points.prefers_tree(_PAIR_UNITS, x.units + y.units) for points in (x, y)):
+        return _nearest_in_list(x, y, k)
+    return None
 
 
 def _nearest_in_list(x: Points, y: Points, k: int) -> tuple[Tensor, Tensor] | None:
