@@ -28,6 +28,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
 SLOW = {
     "diagnostics",
     "estimators",
+    "figures",
     "guides/cluster",
     "guides/cnn",
     "guides/compile",

@@ -212,9 +212,11 @@ class PairKernel:
     not `wide` the first is called narrow and is the only one.
     """
 
-    def __init__(self, rows: CentredRows) -> None:
-        """Begin without a buffer, and note how far below 0 exponents may go: less where a fourth power is taken."""
+    def __init__(self, rows: CentredRows, largest: int) -> None:
+        """Make a buffer for spans of at most `largest` rows; exponents go less far below 0 for a fourth power."""
         self._rows, self.kinds, self._scratch = rows, 2 if rows.wide else 1, Scratch()
+        # At once: while a buffer grows, there are two.
+        self._scratch.view((self.kinds, largest, largest), rows.dtype, rows.device)
         self._floor = _FLOOR[rows.dtype] * (1.0 if rows.wide else 4.0)
 
     def block(self, a: Span, left: Tensor, b: Span, right: Tensor) -> Tensor:
@@ -273,7 +275,7 @@ def kernel_sums(
         Rows of a block.
     """
     n, device, spans = rows.count, rows.device, class_spans(counts, size or block_size(rows.device))
-    kernel = PairKernel(rows)
+    kernel = PairKernel(rows, max(map(len, spans)))
     across = torch.zeros(kernel.kinds, n, dtype=torch.float64, device=device)
     within = torch.zeros_like(across)
     product = None

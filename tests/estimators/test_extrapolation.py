@@ -251,6 +251,7 @@ def test_snapshots_alone_give_the_same_bits():
                 assert torch.equal(alone[name].low, q.low[i : i + 1])
 
 
+@pytest.mark.slow
 def test_a_resumed_analysis_writes_the_same_bytes(tmp_path):
     run = make_run(tmp_path / "run", units=(2,), steps=(1, 2, 3))
     spec = "gaussian+extrapolate:min_inputs=3+null:draws=2"
@@ -418,6 +419,7 @@ def test_independent_pairs_read_nothing(spec):
     assert not any("unreliable" in f for f in flags)
 
 
+@pytest.mark.slow
 def test_few_latents_in_a_hundred_units_are_found_or_flagged():
     """2 nats of 4 latents in 100 noisy units, 1,024 samples: within 15 %, or flagged."""
     for spec in ("gaussian", "compressed", "knn"):

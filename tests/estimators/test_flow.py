@@ -117,6 +117,7 @@ def test_networks_leave_gaussian_pairs_alone(dims, steps):
     assert nats_of(estimate(a**3, b, steps=steps, folds=2)) == pytest.approx(2.0, abs=0.15)
 
 
+@pytest.mark.slow
 def test_what_neighbours_and_lines_miss_is_read():
     """Swirls of 2 nats that have no correlation: `gaussian` reads 1.4. A fifth is what 1,000 rows allow."""
     a, b = pairs(2, 2.0, 1000, seed=1)

@@ -94,6 +94,7 @@ def test_labels_that_are_wrong_cost_it_nothing():
     assert abs(float(MLP.estimate(t, y)["I(T;Y)"].value) - truth_bits((-6.0, 6.0), 0.2)) < 0.04
 
 
+@pytest.mark.slow
 def test_real_targets():
     """y = x^2 + noise: I(T;Y) is at least that of the sign-free part, and a linear probe reads nothing of it."""
     g = generator(5)
