@@ -51,17 +51,19 @@ def check_count(panels: Sequence[str], what: str) -> None:
 
 
 def panel_texts(captions: Mapping[str, Sequence[str]], by: str) -> tuple[list[str], list[str]]:
-    """Titles of the panels, and the one caption of all, from the captions that they would have alone."""
-    own = [list(caption) for caption in captions.values()]
+    """Return the titles of the panels, and the one caption of all, from the captions that each would have alone."""
+    parts = [list(caption) for caption in captions.values()]
     titles = list(safe_names(captions, limit=28).values())
     # What the title of a panel says is taken out of its caption.
     if by == "settings":
-        words = [caption[0].split(", ") for caption in own]
-        common = [w for w in words[0] if all(w in ws for ws in words)]
-        titles = [", ".join(w for w in ws if w not in common) or "default" for ws in words]
-        own = [[", ".join(common), *caption[1:]] for caption in own]
+        words = [caption[0].split(", ") for caption in parts]  # the estimator, and a text for each setting
+        common = [word for word in words[0] if all(word in of_panel for of_panel in words)]
+        titles = [", ".join(word for word in of_panel if word not in common) or "default" for of_panel in words]
+        parts = [[", ".join(common), *caption[1:]] for caption in parts]
     elif by == "run":
-        own = [[part for part in caption if not part.startswith("run ")] for caption in own]
+        parts = [[part for part in caption if not part.startswith("run ")] for caption in parts]
     elif by == "subset":
-        own = [[part.partition(" (")[0] if part.startswith("N = ") else part for part in caption] for caption in own]
-    return titles, merged(dict(zip(safe_names(titles, limit=60), own, strict=True)))
+        parts = [
+            [part.partition(" (")[0] if part.startswith("N = ") else part for part in caption] for caption in parts
+        ]
+    return titles, merged(dict(zip(safe_names(titles, limit=60), parts, strict=True)))

@@ -44,7 +44,7 @@ HOLD = 1.5
 
 
 def frame_indices(snapshots: int, most: int = MOST_FRAMES) -> npt.NDArray[np.int64]:
-    """Which snapshots are shown: all, or `most` of them at even distances with the first and the last."""
+    """Return the indices of the snapshots to show: all, or `most` at even distances with the first and the last."""
     if snapshots < 1 or most < 2:
         raise ValueError(f"need at least one snapshot and two frames, got {snapshots} and {most}")
     return np.unique(np.round(np.linspace(0, snapshots - 1, min(snapshots, most))).astype(np.int64))
@@ -119,6 +119,22 @@ class Film:
     """A figure laid out once, of which each snapshot changes a few artists.
 
     Each frame draws these artists on a picture of all others: a whole figure takes several times as long.
+
+    Attributes
+    ----------
+    data : Plane
+        The points, (snapshots, layers).
+    figure : matplotlib Figure
+    plane : matplotlib Axes
+    lines, dots : artists
+        The line through the layers at every snapshot, and for each layer its points at all snapshots.
+    now_line, now : artists
+        The line of the snapshot shown, and for each layer its large marker.
+    marks : list of artists
+        The vertical line in the axes of the metrics that says where in training the snapshot is; none without metrics.
+    moving : list of artists
+        All that each frame draws anew.
+    still : picture of everything else
     """
 
     def __init__(self, data: Plane, recorded: Metrics, options: Options, *, log: bool | None, dpi: float) -> None:
@@ -164,17 +180,18 @@ class Film:
         self.still = canvas.copy_from_bbox(self.figure.bbox)
 
     def _draw_plane(self) -> None:
-        """Draw the artists of the plane that change, which `show` puts into their places."""
+        """Make the artists of the plane that change from frame to frame; `show` gives them their places and colours."""
         data, size = self.data, float(mpl.rcParams["lines.markersize"])
         self.lines = LineCollection(data.paths, linewidths=0.5 * size / 3.4, zorder=2)
         self.plane.add_collection(self.lines, autolim=False)
         (self.now_line,) = self.plane.plot([], [], color=INK, linewidth=1.2, zorder=4)
         self.dots, self.now = [], []
         for i, (x, y) in enumerate(zip(data.i_xt.T, data.i_ty.T, strict=True)):
-            look: dict[str, Any] = {"marker": self.looks[i].marker}
-            self.dots.append(self.plane.scatter(x, y, s=(0.7 * size) ** 2, linewidths=0.5, zorder=2.5, **look))
-            look |= {"markersize": 1.5 * size, "color": INK, "linestyle": "none", "zorder": 5}
-            self.now += self.plane.plot([], [], **look)
+            marker: Any = self.looks[i].marker
+            dots = self.plane.scatter(x, y, s=(0.7 * size) ** 2, linewidths=0.5, zorder=2.5, marker=marker)
+            self.dots.append(dots)
+            style: dict[str, Any] = {"marker": marker, "markersize": 1.5 * size, "color": INK, "linestyle": "none"}
+            self.now += self.plane.plot([], [], zorder=5, **style)
 
     def _draw_metrics(
         self, ax: Axes, recorded: Mapping[str, Mapping[str, Any]], options: Options, log: bool | None
@@ -192,26 +209,26 @@ class Film:
             side.set_ylabel(safe_text(group, limit=20))
             for name, (x, y) in members.items():
                 keep, i = np.isfinite(drawable(y)), len(handles)
-                look: dict[str, Any] = {"color": str(0.15 + 0.2 * (i % 3)), "linestyle": layer_line(i)}
-                handles += side.plot(x[keep], y[keep], label=safe_text(name, limit=24, legend=True), **look)
+                style: dict[str, Any] = {"color": str(0.15 + 0.2 * (i % 3)), "linestyle": layer_line(i)}
+                handles += side.plot(x[keep], y[keep], label=safe_text(name, limit=24, legend=True), **style)
             side.set_ylim(limits(drawable(np.concatenate([y for _, y in members.values()])), None, unit=group))
         legend(ax, handles, options)
         self.marks.append(ax.axvline(self.data.times[0], color=INK, linewidth=0.9, zorder=5))
 
     def _title(self, index: int) -> str:
-        """The time of a snapshot in words: `step 100`."""
+        """Return the time of snapshot number `index` in words: `step 100`."""
         return f"{self.against} {number(float(self.data.times[index]))}"
 
     def show(self, index: int) -> None:
         """Move the artists to what snapshot `index` shows."""
         data = self.data
-        shades = self.colors.copy()
+        shades = self.colors.copy()  # (S, 4): red, green, blue, opacity
         shades[:, 3] = 0.0  # snapshots still to come are unseen, those before are faint
         shades[: index + 1, 3] = 0.45
         self.lines.set_colors(list(shades))
         for i, dots in enumerate(self.dots):
             faces = shades.copy()
-            faces[data.saturated[:, i], :3] = 1.0
+            faces[data.saturated[:, i], :3] = 1.0  # white: the marker is open
             dots.set_facecolor(list(faces))
             dots.set_edgecolor(list(shades))
         keep = data.present[index]
@@ -259,7 +276,7 @@ def write_images(images: Iterator[Image.Image], target: Path, kind: str, fps: fl
 
 
 def write_video(images: Iterator[Image.Image], target: Path, encoder: str, fps: float, about: str) -> None:
-    """Write H.264 in MP4 through a pipe to ffmpeg; an error holds its last words."""
+    """Write H.264 in MP4 through a pipe to ffmpeg; OSError with the last words of ffmpeg where it fails."""
     first = next(images)
     raw = f"-f rawvideo -pix_fmt rgb24 -s {first.width}x{first.height} -r {fps:g} -i -"
     coded = "-an -c:v libx264 -pix_fmt yuv420p -crf 18"
@@ -280,7 +297,7 @@ def write_video(images: Iterator[Image.Image], target: Path, encoder: str, fps: 
 
 
 def find_ffmpeg() -> str:
-    """The ffmpeg on the PATH, else that of the package imageio-ffmpeg."""
+    """Return the path of the ffmpeg on the PATH, else of that in imageio-ffmpeg; ValueError where there is neither."""
     found = shutil.which("ffmpeg")
     if found is None and importlib.util.find_spec("imageio_ffmpeg") is not None:
         import imageio_ffmpeg

@@ -53,7 +53,7 @@ class ScatterData(Brief):
 
 
 def association_data(found: Association) -> AssociationMap:
-    """The correlations as (layers, what was tried).
+    """Return the correlations as arrays (layers, what was tried).
 
     Raises
     ------
@@ -97,7 +97,7 @@ def association(found: Association, *, ax: Axes | None = None, **look: Unpack[Lo
 
 
 def draw_map(ax: Axes, data: AssociationMap, look: Look, label: str, caption: Sequence[str]) -> None:
-    """Draw the cells with their numbers or signs, hatches, names and the colour bar."""
+    """Draw the cells with their numbers or signs, hatches, names and the colour bar, which `label` stands beside."""
     mesh = draw_cells(ax, data.value, data.weak, {**look, "cmap": look["cmap"] or "RdBu_r"}, (-1, 1))
     name_rows(ax, row_looks(ax, data.layers, look, share=ROW_SHARE))
     name_columns(ax, data)
@@ -121,14 +121,17 @@ def name_columns(ax: Axes, data: AssociationMap) -> None:
 
 
 def panel_width(ax: Axes) -> float:
-    """The width of the axes in points."""
+    """Return the width of the axes in points."""
     return float(ax.get_window_extent().width * 72 / figure_of(ax).dpi)
 
 
 def write_numbers(ax: Axes, data: AssociationMap, mesh: Any) -> None:
-    """Write the number of each cell where all have room, else its sign, which grey print would not tell."""
-    size, figure = small_size(1.5), figure_of(ax)
-    figure.draw_without_rendering()
+    """Write the number of each cell of `mesh` where all have room, else its sign, which grey print would not tell.
+
+    Where rows are lower than a line of text, nothing is written.
+    """
+    size = small_size(1.5)
+    figure_of(ax).draw_without_rendering()  # only then the axes have their size
     rows, columns = data.value.shape
     if 1.4 * size > panel_height(ax) / rows:
         return
@@ -138,26 +141,26 @@ def write_numbers(ax: Axes, data: AssociationMap, mesh: Any) -> None:
         value, color = data.value[row, column], colors[row, column]
         text = f"{value:+.2f}".replace("-", "\u2212")
         patch = {"boxstyle": "square,pad=0.12", "facecolor": color, "edgecolor": "none"}
-        look: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": size, "bbox": patch}
+        style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": size, "bbox": patch}
         # Relative luminance, as screens define it.
         dark = 0.2126 * color[0] + 0.7152 * color[1] + 0.0722 * color[2] < 0.45
-        ax.text(column, row, text if wide else text[0], color="white" if dark else INK, **look)
+        ax.text(column, row, text if wide else text[0], color="white" if dark else INK, **style)
 
 
 def association_scatter_data(found: Association, column: str | None = None) -> ScatterData:
-    """One summary and the target of every run; by default the column of the least adjusted p."""
+    """Return one summary and the target of every run; by default the column of the least adjusted p."""
     if column is not None and column not in found.measures:
         raise ValueError(f"{column!r} was not tried; {choices(column, found.measures)}")
-    m = found.strongest()[0] if column is None else found.columns.index(column)
-    measure = found.measures[found.columns[m]]
-    caption = [found.value_words(m), f"layer {measure.layer}, {measure.way}", *found.words]
-    of = f"{measure.what} of {measure.quantity}, {safe_text(measure.layer, limit=24)}"
+    place = found.strongest()[0] if column is None else found.columns.index(column)
+    measure = found.measures[found.columns[place]]
+    caption = [found.value_words(place), f"layer {measure.layer}, {measure.way}", *found.words]
+    summary = f"{measure.what} of {measure.quantity}, {safe_text(measure.layer, limit=24)}"
     return ScatterData(
-        x=found.x[:, m],
+        x=found.x[:, place],
         y=found.y,
         z=found.z,
         runs=found.runs,
-        x_label=axis_label(of, "" if measure.unit in ("step", "1") else measure.unit),
+        x_label=axis_label(summary, "" if measure.unit in ("step", "1") else measure.unit),
         y_label=safe_text(found.target),
         z_label=safe_text(found.control),
         caption=[safe_text(line, limit=300) for line in caption],

@@ -53,13 +53,13 @@ class CompressionData(Brief):
         return 1 < len(self.runs) <= MAX_NAMED_RUNS
 
     def falls(self, run: str) -> npt.NDArray[np.float64]:
-        """(L,) bits, NaN where the run lacks the layer."""
+        """Return the fall in every layer of a run, (L,) in bits; NaN where the run lacks the layer."""
         return np.array([self.scores[run, k].fall if (run, k) in self.scores else np.nan for k in self.layers])
 
 
 @keywords(Selection, without=["against"])
 def compression_data(table: ResultTable, **select: Unpack[Selection]) -> CompressionData:
-    """The score of each layer of each run; see `infoplane.results.summary.compression`."""
+    """Return the score of each layer of each run; see `infoplane.results.summary.compression`."""
     series = choose(table, several_runs=True, **select)
     grids = {run: series.of_run(run).grid("I(X;T)") for run in series.runs}
     scores = {
@@ -106,8 +106,7 @@ def compression(table: ResultTable, *, ax: Axes | None = None, **options: Unpack
         if len(data.runs) > 1:
             rows, mean = np.arange(len(data.layers)), over_runs(falls, None).mean
             axes.vlines(mean, rows - 0.32, rows + 0.32, color="0.2", linewidth=1.2, zorder=4)
-            bar: dict[str, Any] = {"color": "0.2", "marker": "|", "markersize": 8, "linestyle": "none"}
-            keys.append(key(f"mean of {len(data.runs)} runs", **bar))
+            keys.append(key(f"mean of {len(data.runs)} runs", color="0.2", marker="|", markersize=8, linestyle="none"))
         if data.named:
             keys += [key(run.name, color=run.color, marker=run.marker, linestyle="none") for run in runs]
         if any(found.saturated for found in data.scores.values()):
@@ -118,10 +117,10 @@ def compression(table: ResultTable, *, ax: Axes | None = None, **options: Unpack
 
 def run_looks(ax: Axes, data: CompressionData, look: Options) -> list[LayerLook]:
     """Return one LayerLook for each run: with colours and markers of their own where runs are few, else all alike."""
-    own = [number if data.named else 0 for number in range(len(data.runs))]
+    places = [number if data.named else 0 for number in range(len(data.runs))]  # in the lists of colours and markers
     shown = safe_names(data.names.values(), limit=16, legend=True)
-    names, markers = [shown[data.names[run]] for run in data.runs], [layer_marker(i) for i in own]
-    return own_looks(data.runs, names, look, [OKABE_ITO[i] for i in own], markers)
+    names, markers = [shown[data.names[run]] for run in data.runs], [layer_marker(place) for place in places]
+    return own_looks(data.runs, names, look, [OKABE_ITO[place] for place in places], markers)
 
 
 def draw_run(ax: Axes, data: CompressionData, number: int, run: LayerLook) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Unpack
@@ -60,43 +61,46 @@ ALL_TOGETHER = ("settings", "layers", "against")
 def dpi_data(
     table: ResultTable, *, chain: Chain | None = None, slack: float = 0.02, **select: Unpack[Selection]
 ) -> DpiData:
-    """Counts of violations; see `infoplane.results.ResultTable.dpi`."""
+    """Count the violations of each estimate of each run, and name the rows; see `infoplane.results.ResultTable.dpi`."""
     estimator, subset = select["estimator"], select["subset"]
-    runs = runs_called(table, select["run"] or "*")
-    rows = [r for r in table.dpi(chain, slack) if r.run in runs and subset in (None, r.subset)]
+    run_ids = runs_called(table, select["run"] or "*")
+    rows = [r for r in table.dpi(chain, slack) if r.run in run_ids and subset in (None, r.subset)]
     rows = [r for r in rows if estimator is None or r.estimator == estimator.partition(":")[0]]
     if not rows:
         raise ValueError(
             "no run of the table is known to be a chain of layers, where the inequality must hold (pooled layers, and "
             "those beside a skip connection, are none); to name one, in Python: plots.dpi(table, chain=['fc1', 'fc2'])"
         )
-    called = [run_names(table)[row.run] for row in rows]
+    run_name = run_names(table)
+    runs = [run_name[row.run] for row in rows]
     words = [(row.estimator, settings_words(row.settings)) for row in rows]
-    alike = shared_words(words)
-    ways = [", ".join([name, *(word for word in each if word not in alike[name])]) for name, each in words]
+    shared = shared_words(words)
+    # The estimator of each row with the settings in which its rows differ (for names), and with those they share.
+    differing, common = (
+        [", ".join([name, *(word for word in each if (word in shared[name]) is in_common)]) for name, each in words]
+        for in_common in (False, True)
+    )
+    columns = [[f"run {name}" for name in runs], differing, [row.subset for row in rows]]
     # Columns in which rows differ name the rows; what all rows have in common goes into the caption.
-    columns = [[f"run {name}" for name in called], ways, [row.subset for row in rows]]
-    # `own` tells the rows of one run apart, `varying` those of all runs.
-    own = [column for column in columns[1:] if len(set(column)) > 1] or [columns[1]]
-    varying = [column for column in columns if len(set(column)) > 1] or [columns[1]]
-    fixed = [column[0] for column in columns if len(set(column)) == 1 and column not in varying and column[0] != "all"]
-    looked = [by_looking(table, row.estimator, row.settings, [row.run]) for row in rows]
-    full = [", ".join([name, *(word for word in each if word in alike[name])]) for name, each in words]
-    full = list(dict.fromkeys([*full, *(part for parts in looked for part in parts)]))
-    methods = {(e, b) for e, q, b in zip(table.estimator, table.quantity, table.branch, strict=True) if q == "I(X;T)"}
-    several = any(sum(row.estimator == e for e, _ in methods) > 1 for row in rows)
+    naming = [column for column in columns if len(set(column)) > 1] or [differing]
+    naming_in_run = [column for column in naming if column is not columns[0]] or [differing]
+    fixed = [column[0] for column in columns if column not in naming and column[0] != "all"]
+    choices = [word for row in rows for word in by_looking(table, row.estimator, row.settings, [row.run])]
+    used = set(zip(table.estimator, table.quantity, table.branch, strict=True))
+    n_branches = Counter(estimator for estimator, quantity, _ in used if quantity == "I(X;T)")
     caption = [
         f"data-processing inequality: violated where I(X;T) rises by more than {slack:g} bits to the next layer",
-        *(["pairs of layers by two methods are not counted"] if several else []),
+        *(["pairs of layers by two methods are not counted"] if any(n_branches[r.estimator] > 1 for r in rows) else []),
         *(safe_text(text, limit=60) for text in fixed),
-        *(safe_text(text, limit=200) for text in full),
+        *(safe_text(text, limit=200) for text in dict.fromkeys([*common, *choices])),
         *lost_words(table, dict.fromkeys(row.run for row in rows)),
     ]
-    names, within = ([" · ".join(parts) for parts in zip(*of, strict=True)] for of in (varying, own))
-    # Rows whose names are still alike are numbered from the second on.
-    again = [list(zip(called, within, strict=True))[:i].count((called[i], within[i])) for i in range(len(rows))]
-    names, within = ([f"{n} ({k + 1})" if k else n for n, k in zip(of, again, strict=True)] for of in (names, within))
-    return DpiData(names=names, rows=rows, caption=caption, runs=called, estimates=within)
+    names, estimates = ([" · ".join(parts) for parts in zip(*by, strict=True)] for by in (naming, naming_in_run))
+    # Rows of one run whose names are still alike are numbered from the second on: (2), (3), ...
+    keys = list(zip(runs, estimates, strict=True))
+    marks = [f" ({keys[:i].count(key) + 1})" if key in keys[:i] else "" for i, key in enumerate(keys)]
+    names, estimates = ([n + mark for n, mark in zip(of, marks, strict=True)] for of in (names, estimates))
+    return DpiData(names=names, rows=rows, caption=caption, runs=runs, estimates=estimates)
 
 
 @keywords(Options, without=ALL_TOGETHER)
@@ -141,8 +145,8 @@ def dpi(
     titles, down = list(safe_names(runs, limit=40).values()), -(-len(runs) // across)
     with multiples(titles, data.caption, options, across=across, height=0.1 / down) as panels:  # rows make it higher
         for panel, run in zip(panels, runs, strict=True):
-            every = zip(data.estimates, data.rows, data.runs, strict=True)
-            draw_shares(panel, names, {name: row for name, row, own in every if own == run}, top, options)
+            rows = zip(data.estimates, data.rows, data.runs, strict=True)
+            draw_shares(panel, names, {name: row for name, row, run_of_row in rows if run_of_row == run}, top, options)
         outer_labels(panels, across)
     return panels[0]
 
@@ -150,7 +154,10 @@ def dpi(
 def draw_shares(
     ax: Axes, names: Sequence[str], rows: Mapping[str, DataProcessing], top: float, options: Options
 ) -> None:
-    """Draw a bar for each estimate, its counts above it: beside or within the bar there is not always room."""
+    """Draw a bar for each estimate that `rows` has, up to `top` per cent, and its counts above it.
+
+    Beside or within a bar there is not always room for the counts.
+    """
     looks = estimate_looks(ax, names, options)
     if is_own(ax) and ax.get_subplotspec().is_first_col():  # type: ignore[union-attr]
         # A row holds its counts and a bar, or its name; above and below the rows are a title and the numbers.
@@ -169,7 +176,7 @@ def draw_shares(
 
 
 def estimate_looks(ax: Axes, names: Sequence[str], look: Options) -> list[LayerLook]:
-    """The looks of the rows; their names, which tell estimates apart, are broken into lines and never cut."""
+    """Return the look of each row; the names, which tell estimates apart, are broken into lines and never cut."""
     texts = chosen("labels", names, look["labels"], [safe_text(name, limit=80) for name in names])
     colors = chosen("colors", names, look["colors"], [OKABE_ITO[0]] * len(names))
     wide = ROW_SHARE * figure_of(ax).get_figwidth() * 72 if is_own(ax) else ROW_SHARE * slot_width(ax)

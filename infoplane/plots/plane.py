@@ -166,8 +166,8 @@ def plane(
     return axes
 
 
-def frame(ax: Axes, planes: Sequence[Plane], look: Look, *, own: int = 0) -> None:
-    """Set the labels of the axes, limits that hold the points of all `planes`, and the ceilings of plane number `own`.
+def frame(ax: Axes, planes: Sequence[Plane], look: Look, *, panel: int = 0) -> None:
+    """Set labels of the axes, limits that hold the points of all `planes`, and the ceilings of plane number `panel`.
 
     Ceilings are named only where they differ from those of the plane before, in the panel before.
     """
@@ -176,10 +176,11 @@ def frame(ax: Axes, planes: Sequence[Plane], look: Look, *, own: int = 0) -> Non
     across = measured(planes[0].labels[0], planes[0].caption, look, LEGEND_SHARE * slot_width(ax))
     ax.set(xlabel=across, ylabel=planes[0].labels[1])
     ax.set(xlim=limits(points[:, 0], x), ylim=limits(points[:, 1], y))
-    ceilings = [(p.ceiling_xt, p.ceiling_ty) for p in planes[: own + 1]]
+    ceilings = [(p.ceiling_xt, p.ceiling_ty) for p in planes[: panel + 1]]
     words = [[*map(str, each)] for each in ceilings]  # compared as text: estimators round one number differently
     # The slice has the words of the plane before; before the first it is empty.
-    draw_ceilings(ax, x=ceilings[own][0], y=ceilings[own][1], named=words[own] not in words[own - 1 : own])
+    x_ceiling, y_ceiling = ceilings[panel]
+    draw_ceilings(ax, x=x_ceiling, y=y_ceiling, named=words[panel] not in words[panel - 1 : panel])
 
 
 def draw_steps(
@@ -286,10 +287,10 @@ FAR = 30.0
 def name_layers(
     ax: Axes, data: Plane, looks: Sequence[LayerLook], look: Look, *, ends: bool = False, beside: bool = True
 ) -> None:
-    """Each layer's name beside its last point; in a legend of the markers where names would hide the points.
+    """Write each layer's name beside its last point, or in a legend of the markers where names would hide the points.
 
-    Beside points that move (`beside=False`) is no place for names. Layers that are saturated throughout are one line of
-    the legend.
+    `ends` adds the marks of first and last points to the legend. Beside points that move (`beside=False`) is no place
+    for names. Layers that are saturated throughout are one line of the legend.
 
     Call it last: the axes' limits and layout must be final.
     """

@@ -88,7 +88,7 @@ def plane_grid(
     with grid_axes(ax, titles, caption, options, across) as axes:
         for i, (panel, data) in enumerate(zip(axes, planes, strict=True)):
             panel.set_title(titles[i])
-            frame(panel, planes, options, own=i)
+            frame(panel, planes, options, panel=i)
             panel.locator_params(axis="both", nbins=4)
             if by == "layer":
                 draw_path(panel, data, norm, options)

@@ -148,15 +148,15 @@ def chosen_steps(grids: Sequence[Grid], steps: Sequence[int] | int | None) -> Fl
 
 
 def caption_of(series: Sequence[Series], names: Sequence[str], steps: FloatArray) -> list[str]:
-    """The caption: that of other figures, with the settings that all share, the steps, and what the figure is for."""
+    """Return the caption of other figures, but with the settings that all share, the steps, and what misleads here."""
     words = [settings_words(one.settings) for one in series]
-    shared = [safe_text(w, limit=48) for w in words[0] if all(w in own for own in words)]
+    shared = [safe_text(word, limit=48) for word in words[0] if all(word in of_one for of_one in words)]
     grids = [[one.grid(name) for name in names] for one in series]
-    at = ("step " if steps.size == 1 else "steps ") + ", ".join(map(number, steps))
+    step_text = ("step " if steps.size == 1 else "steps ") + ", ".join(map(number, steps))
     return [
         ", ".join([safe_text(series[0].estimator), *shared]),
         *about(series[0], grids[0], drawn=chain(*grids), steps=steps)[1:],
-        f"at {at}",
+        f"at {step_text}",
         "what changes along the axis is chosen with the scale, not learned",
     ]
 

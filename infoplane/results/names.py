@@ -45,29 +45,29 @@ def run_names(table: ResultTable) -> dict[str, str]:
 
 
 def names_of(runs: Iterable[str], about: Mapping[str, Any]) -> dict[str, str]:
-    """{id: name} for `runs` and those in `about`: the shortest end of the path that no other has, else numbered."""
-    parts = {run: _parts(run, about.get(run)) for run in dict.fromkeys((*runs, *about))}
-    # How many runs have a path with this end.
-    tails = Counter(own[-k:] for own in parts.values() for k in range(1, len(own) + 1))
+    """Return {id: name} of `runs` and those in `about`: the shortest end of the path that no other has, or a number."""
+    # The ends of each run's path from the shortest on: ("seed-1",), ("tanh", "seed-1"), ...
+    ends = {run: _path_ends(run, about.get(run)) for run in dict.fromkeys((*runs, *about))}
+    n_runs = Counter(end for ends_of_run in ends.values() for end in ends_of_run)
     names: dict[str, str] = {}
     taken: Counter[str] = Counter()
-    for run, own in parts.items():
-        tail = next((own[-k:] for k in range(1, len(own) + 1) if tails[own[-k:]] == 1), own[-1:])
-        name = "/".join(tail)
+    for run, ends_of_run in ends.items():
+        name = "/".join(next((end for end in ends_of_run if n_runs[end] == 1), ends_of_run[0]))
         taken[name] += 1
         names[run] = name if taken[name] == 1 else f"{name} ({taken[name]})"
     return names
 
 
-def _parts(run: str, about: Any) -> tuple[str, ...]:
-    """The path of a run with its given name at the end, in parts; its id where neither is known."""
-    given, path = _known(about)
-    where = PurePath(os.path.abspath(path)).parts[1:] if path else ()  # noqa: PTH100 - asks no disk about a stranger's path
-    return (*where, given) if given else where or (run,)
+def _path_ends(run: str, about: Any) -> list[tuple[str, ...]]:
+    """Return all ends of the path of a run, its last part being the user's name; of its id where neither is known."""
+    given, path = _name_and_path(about)
+    folders = PurePath(os.path.abspath(path)).parts[1:] if path else ()  # noqa: PTH100 - asks no disk about a stranger's path
+    parts = (*folders, given) if given else folders or (run,)
+    return [parts[-k:] for k in range(1, len(parts) + 1)]
 
 
-def _known(about: Any) -> tuple[str, str]:
-    """The user's name of a run and its path, "" where the meta, which anybody may have written, has no such text."""
+def _name_and_path(about: Any) -> tuple[str, str]:
+    """Return the user's name of a run and its path; "" for what is no text: anybody may have written the meta."""
     entry = about if isinstance(about, Mapping) else {}
     settings = entry.get("settings")
     given = settings.get("name") if isinstance(settings, Mapping) else None
@@ -76,7 +76,7 @@ def _known(about: Any) -> tuple[str, str]:
 
 
 def runs_called(table: ResultTable, wanted: str | Iterable[str]) -> list[str]:
-    """The ids of the runs in a table that `wanted` stands for: names, paths, ids, or globs of these.
+    """Return the ids of the runs in a table that `wanted` stands for: names, paths, ids, or globs of these.
 
     Raises
     ------
@@ -84,23 +84,22 @@ def runs_called(table: ResultTable, wanted: str | Iterable[str]) -> list[str]:
         A name without a glob is that of no run.
     """
     about, names = table.meta.get("runs", {}), run_names(table)
-    known = {run: _callings(run, names[run], about.get(run)) for run in dict.fromkeys(table["run"].tolist())}
-    patterns = [wanted] if isinstance(wanted, str) else list(wanted)
-    found = {
-        pattern: [run for run, own in known.items() if any(matches(n, pattern) for n in own)] for pattern in patterns
-    }
-    for pattern, runs in found.items():
-        if known and not runs and not is_glob(pattern):
-            near = ", ".join(closest(pattern, [names[run] for run in known]))
+    called = {run: _all_names(run, names[run], about.get(run)) for run in dict.fromkeys(table["run"].tolist())}
+    found: set[str] = set()
+    for pattern in [wanted] if isinstance(wanted, str) else wanted:
+        runs = [run for run, known in called.items() if any(matches(name, pattern) for name in known)]
+        if called and not runs and not is_glob(pattern):
+            near = ", ".join(closest(pattern, [names[run] for run in called]))
             raise ValueError(f"the table has no run {printable(pattern)!r}; closest: {near}")
-    return [run for run in known if any(run in runs for runs in found.values())]
+        found.update(runs)
+    return [run for run in called if run in found]
 
 
-def _callings(run: str, name: str, about: Any) -> set[str]:
-    """Everything by which a run may be asked for: id, name, path, folder."""
-    given, path = _known(about)
+def _all_names(run: str, name: str, about: Any) -> set[str]:
+    """Return all by which a run may be asked for: id, name in figures, path, and the user's name or else the folder."""
+    given, path = _name_and_path(about)
     folder = PurePath(os.path.abspath(path)).name if path else ""  # noqa: PTH100 - as above
-    return {run, name} | ({path} if path else set()) | ({given or folder} - {""})
+    return {run, name} | ({path, given or folder} - {""})
 
 
 def matches(name: str, pattern: str) -> bool:
@@ -114,21 +113,16 @@ def is_glob(pattern: str) -> bool:
 
 
 def placed(meta: Mapping[str, Any], table: Path) -> dict[str, Any]:
-    """The meta of a table with the paths of its runs as seen from here; in its file they begin at the table."""
+    """Return the meta of a table with the paths of its runs as seen from here; in its file they begin at the table."""
     return with_paths(meta, lambda path: os.path.normpath(table.parent / path))
 
 
 def with_paths(meta: Mapping[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
-    """The meta with the path of every run changed; what has no path, or another shape, is left as it is."""
+    """Return the meta with the path of every run changed; what has no path, or another shape, is left as it is."""
     out, runs = dict(meta), meta.get("runs")
     if isinstance(runs, Mapping):
         out["runs"] = {
-            run: {**about, "path": change(about["path"])} if _has_path(about) else about for run, about in runs.items()
+            run: {**about, "path": change(path)} if (path := _name_and_path(about)[1]) else about
+            for run, about in runs.items()
         }
     return out
-
-
-def _has_path(about: Any) -> bool:
-    """Whether what the meta says of a run, which anybody may have written, has a path."""
-    path = about.get("path") if isinstance(about, Mapping) else None
-    return isinstance(path, str) and path != ""

@@ -80,7 +80,7 @@ def overview(table: ResultTable, *, most: int | None = None) -> str:
     lines = [line for way in ways[:most] for line in [*_way(rows, *way), ""]]
     if most is not None and len(ways) > most:
         lines.append(f"and {len(ways) - most} more estimate{'s' if len(ways) > most + 1 else ''}")
-    return "\n".join([*lines[:-1], *(lines[-1:] if lines and lines[-1] else [])]) or "no estimates"
+    return "\n".join(lines).removesuffix("\n") or "no estimates"  # no blank line after the last table
 
 
 def _way(table: ResultTable, pairs: bool, estimator: str, settings: str, subset: str) -> Iterator[str]:

@@ -497,31 +497,32 @@ def varying(configs: Collection[Mapping[str, Any]]) -> list[str]:
 
 
 def _one_setting(rows: ResultTable, wanted: Mapping[str, Any]) -> ResultTable:
-    """The rows of the one set of settings that fits `wanted`; ValueError where none or several do."""
-    texts = rows["settings"]
-    known = {text: json.loads(text or "{}") for text in dict.fromkeys(texts.tolist())}
+    """Return the rows of the one configuration with all `wanted` settings; ValueError where none or several fit."""
+    # By their text in the column "settings", which is canonical JSON.
+    configs = {text: json.loads(text or "{}") for text in dict.fromkeys(rows["settings"].tolist())}
+    estimator, fields = rows["estimator"][0], sorted({field for config in configs.values() for field in config})
     for name in wanted:
-        if not any(name in config for config in known.values()):
-            fields = sorted({field for config in known.values() for field in config})
-            raise ValueError(f"{rows['estimator'][0]} has no setting {name!r}; it has {', '.join(fields)}")
+        if name not in fields:
+            raise ValueError(f"{estimator} has no setting {name!r}; it has {', '.join(fields)}")
+    fitting = [text for text, config in configs.items() if all(_has(config, *setting) for setting in wanted.items())]
+    # All settings of one configuration may be some of those of another: then the first is meant.
+    fitting = [text for text in fitting if configs[text] == wanted] or fitting
+    differing = sorted(varying(configs.values()))
+    shown = [_as_typed({name: configs[text].get(name) for name in differing}) for text in fitting[:12] or configs]
+    have = "; ".join(text or "(default)" for text in shown)
+    if not fitting:
+        raise ValueError(f"the table has no {estimator} with {_as_typed(wanted)}; available: {have}")
+    if len(fitting) > 1:
+        raise ValueError(f"the table has {len(fitting)} settings of {estimator}, choose with settings=...: {have}")
+    return rows.take(is_in(rows["settings"], fitting))
 
-    def as_wanted(config: Mapping[str, Any], name: str, value: Any) -> bool:
-        """Whether a configuration has this value of a setting."""
-        # Settings that came later are written where they are not the default; without them others have null.
-        return config[name] == value if name in config else value is None or value is False
 
-    fit = [t for t, config in known.items() if all(as_wanted(config, n, v) for n, v in wanted.items())]
-    fit = [t for t in fit if known[t] == wanted] or fit  # all settings of one may be some of those of another
-    differ = sorted(varying(known.values()))
+def _has(config: Mapping[str, Any], name: str, value: Any) -> bool:
+    """Whether a configuration has this value of a setting."""
+    # A setting that a later release added is written only where it is not its default, which is null or false.
+    return config[name] == value if name in config else value is None or value is False
 
-    def words(text: str) -> str:
-        """The settings in which this one differs from others, as a user would write them."""
-        return ",".join(f"{n}={json.dumps(known[text].get(n))}" for n in differ) or "(default)"
 
-    name, have = rows["estimator"][0], "; ".join(map(words, fit[:12] or known))
-    if not fit:
-        asked = ",".join(f"{n}={json.dumps(v)}" for n, v in wanted.items())
-        raise ValueError(f"the table has no {name} with {asked}; available: {have}")
-    if len(fit) > 1:
-        raise ValueError(f"the table has {len(fit)} settings of {name}, choose with settings=...: {have}")
-    return rows.take(is_in(texts, fit[:1]))
+def _as_typed(settings: Mapping[str, Any]) -> str:
+    """Return settings as a user would type them: `n_bins=30,range="layer"`."""
+    return ",".join(f"{name}={json.dumps(value)}" for name, value in settings.items())
