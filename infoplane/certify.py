@@ -98,28 +98,32 @@ def _certify_one(name: str, data: LayerData, seed: int) -> list[Finding]:
         data = LayerData(data.t, data.x, data.x.sum(1))
     rows: list[Finding] = []
     for quantity in _shown(_measure(estimator, data)):
-        value = _Value(estimator, data, quantity)
+        value = _QuantityOf(estimator, data, quantity)
         for check in (_controls, _laws, _maps):
             for label, got, expected, holds in check(value, data, generator):
-                if not math.isnan(value.latest):  # from the last call of `value`, by this check
-                    rows.append(Finding(name, quantity, label, expected, got, holds, ", ".join(value.flags)))
+                # A check yields right after the call of `value` that gave what `got` says; undefined ones have no row.
+                if not math.isnan(value.last_value):
+                    rows.append(Finding(name, quantity, label, expected, got, holds, ", ".join(value.last_flags)))
     return rows
 
 
-class _Value:
-    """Estimates one quantity on changed data, NaN where it is undefined; `latest`, `flags`: of the last call."""
+@dataclass
+class _QuantityOf:
+    """A function that estimates one quantity on a changed layer, and remembers the value and flags of its last call."""
 
-    def __init__(self, estimator: Estimator, data: LayerData, quantity: str) -> None:
-        """Keep what is asked for; nothing is estimated before a call."""
-        self.estimator, self.data, self.quantity = estimator, data, quantity
+    estimator: Estimator
+    data: LayerData
+    quantity: str
+    last_value: float = math.nan
+    last_flags: Sequence[str] = ()
 
     def __call__(self, t: Tensor, y: Tensor | None = None, x: Tensor | None = None) -> float:
-        """The quantity of a layer `t` (N, U), with the labels and inputs of `data` where none are given."""
+        """Return the quantity of a layer `t` (N, U), NaN where undefined; `y` and `x` default to those of `data`."""
         data = LayerData(t, self.data.x if x is None else x, self.data.y if y is None else y)
         q = _measure(self.estimator, data).get(self.quantity)
-        self.flags = [] if q is None else _raised(q)
-        self.latest = math.nan if q is None else float(q.value[0])
-        return self.latest
+        self.last_flags = [] if q is None else _raised(q)
+        self.last_value = math.nan if q is None else float(q.value[0])
+        return self.last_value
 
 
 def _measure(estimator: Estimator, data: LayerData) -> dict[str, Quantity]:
@@ -142,7 +146,7 @@ def _shown(quantities: Mapping[str, Quantity]) -> list[str]:
 Checks = Iterator[tuple[str, str, str, bool]]  # name, what came, what was expected, whether it holds
 
 
-def _controls(value: _Value, data: LayerData, g: torch.Generator) -> Checks:
+def _controls(value: _QuantityOf, data: LayerData, g: torch.Generator) -> Checks:
     """Checks on data in which there is nothing to know: the quantity must not be above 0."""
     if value.quantity.startswith("I("):  # an effective rank, for one, is 1
         got = value(torch.zeros_like(data.t))
@@ -155,7 +159,7 @@ def _controls(value: _Value, data: LayerData, g: torch.Generator) -> Checks:
         yield "permuted labels", f"{got:.3f}", "0 at most", got <= 0.05
 
 
-def _laws(value: _Value, data: LayerData, g: torch.Generator) -> Checks:
+def _laws(value: _QuantityOf, data: LayerData, g: torch.Generator) -> Checks:
     """Checks that half the units know at most what all do, and two independent layers twice as much as one."""
     whole, part = value(data.t), value(data.t[:, : data.t.shape[1] // 2])
     yield "data processing", f"{part:.3f}", f"half the units <= {whole:.3f}", part <= whole + SLACK
@@ -171,7 +175,7 @@ def _laws(value: _Value, data: LayerData, g: torch.Generator) -> Checks:
     yield "additivity", f"{pair:.3f}", f"two independent layers: {2 * single:.3f}", holds
 
 
-def _maps(value: _Value, data: LayerData, g: torch.Generator) -> Checks:
+def _maps(value: _QuantityOf, data: LayerData, g: torch.Generator) -> Checks:
     """Checks that an invertible map of the layer changes nothing."""
     units = data.t.shape[1]
     powers = torch.arange(1, units + 1, dtype=torch.float64)

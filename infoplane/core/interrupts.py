@@ -34,7 +34,7 @@ AGAIN_SECONDS = 1.0
 
 
 class _Manner(Enum):
-    """How code takes SIGINT."""
+    """How code takes SIGINT: what a signal does while that code is the innermost marked one on the stack."""
 
     HELD = "waits"
     STEPWISE = "waits for a checkpoint; again, it acts at once"
@@ -49,7 +49,7 @@ _since = 0.0  # when it came, on the monotonic clock
 
 
 def surely(undo: Callable[[], None], work: Callable[[], R]) -> R:
-    """The result of `work()`; then `undo()` is called twice, since an interrupt may cut the first call short."""
+    """Return the result of `work()`, after two calls of `undo()`, since an interrupt may cut the first one short."""
     try:
         try:
             return work()
@@ -60,7 +60,7 @@ def surely(undo: Callable[[], None], work: Callable[[], R]) -> R:
 
 
 def deferred(method: Callable[P, R]) -> Callable[P, R]:
-    """Decorator: in this method SIGINT waits, except in what is `interruptible`; at the end it acts as it would have.
+    """Decorate a method in which SIGINT waits, except in what is `interruptible`; when it ends, the usual handler runs.
 
     Signals reach the main thread alone, and a handler that is not Python's is left in place.
     """
@@ -81,10 +81,11 @@ def deferred(method: Callable[P, R]) -> Callable[P, R]:
 
 
 def interruptible(function: Callable[P, R]) -> Callable[P, R]:
-    """Decorator: in this function SIGINT acts at once, also one that waited before."""
+    """Decorate a function in which SIGINT acts at once; one that waited before acts when the function is called."""
 
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        """Let a SIGINT that waits act, then call the function."""
         checkpoint()
         return function(*args, **kwargs)
 
@@ -92,7 +93,7 @@ def interruptible(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def stepwise(function: Callable[P, R]) -> Callable[P, R]:
-    """Decorator: SIGINT ends this function at its start, its end or a `checkpoint` inside; a second one at once."""
+    """Decorate a function that SIGINT ends at its start, its end or a `checkpoint` inside; a second one at once."""
 
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -106,7 +107,7 @@ def stepwise(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def _marked(run: Callable[P, R], manner: _Manner) -> Callable[P, R]:
-    """Note how the function takes SIGINT, under the code by which a stack frame is known."""
+    """Note how a function takes SIGINT, under its code object, by which `_manner` knows its stack frames; return it."""
     code: CodeType = cast(Any, run).__code__
     _manners[code] = manner
     return run
@@ -121,7 +122,7 @@ def checkpoint() -> None:
 
 
 def _entered(method: Callable[..., R], *args: Any, **kwargs: Any) -> R:
-    """Put our handler of SIGINT in place and call a method; `_leave` takes the handler away."""
+    """Put our handler of SIGINT in place, call a method and return its result; `_leave` takes the handler away."""
     signal.signal(signal.SIGINT, _handle)
     return method(*args, **kwargs)
 
@@ -144,8 +145,8 @@ def _handle(number: int, frame: FrameType | None) -> None:
     """Handle SIGINT: pass it on where the code may be left at once, else let it wait."""
     global _pending, _since
     manner = _manner(frame)
-    again = _pending and time.monotonic() - _since > AGAIN_SECONDS
-    if manner is _Manner.OPEN or (manner is _Manner.STEPWISE and again):
+    pressed_again = _pending and time.monotonic() - _since > AGAIN_SECONDS
+    if manner is _Manner.OPEN or (manner is _Manner.STEPWISE and pressed_again):
         _pending = False
         _previous(number, frame)
     elif not _pending:
@@ -154,12 +155,16 @@ def _handle(number: int, frame: FrameType | None) -> None:
 
 
 def _manner(frame: FrameType | None, *, skip: int = 0) -> _Manner:
-    """How the innermost marked function on the stack takes SIGINT; the first `skip` marked ones are passed over."""
+    """Return how the innermost marked function on the stack takes SIGINT, not counting the first `skip` marked ones.
+
+    Where none is marked, the signal acts at once.
+    """
     while frame is not None:
-        found = _Manner.HELD if frame.f_code.co_name == "__del__" else _manners.get(frame.f_code)
-        if found is not None and skip == 0:
-            return found
-        skip -= found is not None
+        # A finalizer counts as marked: an exception raised in it would be lost.
+        manner = _Manner.HELD if frame.f_code.co_name == "__del__" else _manners.get(frame.f_code)
+        if manner is not None and skip == 0:
+            return manner
+        skip -= manner is not None
         frame = frame.f_back
     return _Manner.OPEN
 

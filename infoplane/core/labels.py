@@ -16,7 +16,7 @@ _VOID, _SMALL = 255, 200  # segmentation masks mark void pixels with 255; their 
 
 
 def as_array(values: Any, what: str) -> npt.NDArray[Any]:
-    """Values as a numpy array: of a tensor on any device, or of whatever numpy takes.
+    """Return values as a numpy array: of a tensor on any device, or of whatever numpy takes.
 
     Raises
     ------
@@ -40,7 +40,7 @@ def as_array(values: Any, what: str) -> npt.NDArray[Any]:
 
 
 def as_labels(y: Any, samples: int) -> npt.NDArray[Any]:
-    """Labels as int64 (samples,) or (samples, positions) for classes, float64 (samples,) or (samples, k) for targets.
+    """Return classes as int64 (samples,) or (samples, positions), targets as float64 (samples,) or (samples, k).
 
     Classes of positions may be -100, which marks a position without a label; there must be one somewhere.
 
@@ -57,12 +57,12 @@ def as_labels(y: Any, samples: int) -> npt.NDArray[Any]:
     if labels.ndim > 1 and labels.shape[1:] == (1,) * (labels.ndim - 1):
         labels = labels.reshape(samples)
     kind = labels.dtype.kind
-    if kind in "US":
+    if kind in "US":  # text and bytes
         raise ValueError(
             f"labels are text ({str(labels.flat[0])!r:.20}, ...); number the classes with names, y = "
             "numpy.unique(labels, return_inverse=True), pass y, and the names as label_names"
         )
-    if kind not in "fiub":
+    if kind not in "fiub":  # floats, integers with and without sign, booleans
         got = "complex numbers" if kind == "c" else str(labels.dtype)
         raise ValueError(f"labels must be integers (classes) or floats (regression targets), got {got}")
     if labels.ndim > 1 and labels.size:
@@ -89,7 +89,7 @@ def _refuse_rows_of_classes(labels: npt.NDArray[Any]) -> None:
 
 
 def _classes(labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Class labels (N,) or (N, positions) as int64; ValueError for negative ones and for more axes."""
+    """Return class labels (N,) or (N, positions) as int64; ValueError for negative ones and for more axes."""
     if labels.ndim > 2:
         raise ValueError(
             f"class labels must have shape (samples,) or (samples, positions), got {labels.shape}; for one-hot rows "
@@ -97,7 +97,7 @@ def _classes(labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
         )
     labels = _as_int64(labels, "class labels", "; number them from 0")
     if labels.ndim == 2:
-        return _of_positions(labels)
+        return _position_classes(labels)
     negative = np.flatnonzero(labels < 0)
     if len(negative):
         value = int(labels[negative[0]])
@@ -109,8 +109,8 @@ def _classes(labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return labels
 
 
-def _of_positions(labels: IntArray) -> IntArray:
-    """The same classes (samples, positions); ValueError for negative ones but -100 (no label), or -100 everywhere."""
+def _position_classes(labels: IntArray) -> IntArray:
+    """Return the same classes (N, positions); ValueError for negative ones but -100 (no label), or -100 everywhere."""
     bad = np.argwhere((labels < 0) & (labels != NO_LABEL))
     if len(bad):
         sample, position = bad[0].tolist()
@@ -124,18 +124,18 @@ def _of_positions(labels: IntArray) -> IntArray:
 
 
 def unlabelled(labels: IntArray) -> IntArray:
-    """How many of the samples have no label at each position, (positions,)."""
+    """Return the number of samples without a label at each position, (positions,), of labels (N, positions)."""
     return np.asarray((labels == NO_LABEL).sum(axis=0), dtype=np.int64)
 
 
 def position_words(positions: int, samples: int, missing: int) -> str:
-    """`a label for each of 12 positions, 300 of 3,600 without (-100)`."""
+    """Return `a label for each of 12 positions, 300 of 3,600 without (-100)`, where 300 labels are missing."""
     without = f", {missing:,} of {positions * samples:,} without ({NO_LABEL})" if missing else ""
     return f"a label for each of {positions} positions{without}"
 
 
 def _targets(targets: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Targets (N,) or (N, k) as float64; ValueError where one is not finite, and for more axes."""
+    """Return targets (N,) or (N, k) as float64; ValueError where one is not finite, and for more axes."""
     if targets.ndim > 2:
         raise ValueError(f"regression targets must have shape (samples,) or (samples, k), got {targets.shape}")
     targets = np.ascontiguousarray(targets, dtype=np.float64)
@@ -147,13 +147,13 @@ def _targets(targets: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def doubts(labels: npt.NDArray[Any]) -> list[str]:
-    """Warnings, a line each, on labels that `as_labels` has accepted but that are seldom meant so."""
+    """Return warnings, a line each, on labels that `as_labels` has accepted but that are seldom meant so."""
     if labels.dtype.kind == "f" and labels.ndim == 2 and (labels == NO_LABEL).any():
         return [
             f"labels {labels.shape} are floats, so they are targets of {labels.shape[1]} columns, and {NO_LABEL} is a "
             "number like others; for classes of positions pass y.long(), or y.astype(int)"
         ]
-    values = np.unique(labels) if labels.ndim == 1 else labels[:0]
+    values = np.unique(labels) if labels.ndim == 1 else labels[:0]  # ascending; of rows nothing more is asked
     if not len(values):
         return []
     if labels.dtype.kind == "f":
@@ -174,7 +174,7 @@ def doubts(labels: npt.NDArray[Any]) -> list[str]:
 
 
 def as_ids(ids: Any, samples: int) -> IntArray:
-    """Ids (samples,) as int64.
+    """Return ids (samples,) as int64.
 
     Raises
     ------
@@ -188,14 +188,14 @@ def as_ids(ids: Any, samples: int) -> IntArray:
 
 
 def _as_int64(array: npt.NDArray[Any], what: str, advice: str = "") -> IntArray:
-    """Whole numbers as int64; ValueError where one is too large for it."""
+    """Return whole numbers as int64; ValueError, which says `what` they are and ends in `advice`, for one too large."""
     if array.dtype.kind == "u" and array.size and int(array.max()) >= 2**63:
         raise ValueError(f"{what} must be below 2**63, got {int(array.max())}{advice}")
     return array.astype(np.int64)
 
 
 def as_sample_ids(ids: Any, samples: int) -> IntArray:
-    """Ids (samples,) as int64, 0, 1, 2, ... for None.
+    """Return ids (samples,) as int64, 0, 1, 2, ... for None.
 
     Raises
     ------

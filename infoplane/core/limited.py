@@ -81,10 +81,16 @@ def ask(arguments: Sequence[str], limits: Limits, what: str, kind: str = "run") 
         With the child's own line of error, or as `run_again`.
     """
     limits = replace(limits, file_bytes=limits.file_bytes or 0)
+    answer, complaint = bytearray(), bytearray()
     with _child(arguments, limits, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
-        said = [_Said(child.stdout), _Said(child.stderr)]
-        why = _watch(child, limits, stop=lambda: max(len(one.data) for one in said) > MAX_ANSWER_BYTES)
-        answer, complaint = [one.all() for one in said]
+        # Both pipes are read while the child is watched: it would wait for ever to write into a full one.
+        pipes = ((child.stdout, answer), (child.stderr, complaint))
+        readers = [threading.Thread(target=_read, args=pipe_and_text, daemon=True) for pipe_and_text in pipes]
+        for reader in readers:
+            reader.start()
+        why = _watch(child, limits, stop=lambda: max(len(answer), len(complaint)) > MAX_ANSWER_BYTES)
+        for reader in readers:
+            reader.join()
     if _status(child, limits, why, what, kind=kind) == 2:  # the command refused what it was asked, in one line
         raise StoreError(complaint.decode(errors="replace").removeprefix("Error: ").strip() or what)
     try:
@@ -135,25 +141,10 @@ def _child(arguments: Sequence[str], limits: Limits, **streams: Any) -> subproce
     return subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, env=env, **streams)
 
 
-class _Said:
-    """Reads everything that comes through a pipe, in a thread, while the child is watched."""
-
-    def __init__(self, pipe: IO[bytes] | None) -> None:
-        """Start reading; `data` grows while the child writes."""
-        assert pipe is not None
-        self.data = bytearray()
-        self._thread = threading.Thread(target=self._read, args=(pipe,), daemon=True)
-        self._thread.start()
-
-    def _read(self, pipe: IO[bytes]) -> None:
-        """Read to the end, or until there is more than an answer may have."""
-        while len(self.data) <= MAX_ANSWER_BYTES and (block := os.read(pipe.fileno(), MIB)):
-            self.data += block
-
-    def all(self) -> bytes:
-        """Everything that came, once the pipe is at its end."""
-        self._thread.join()
-        return bytes(self.data)
+def _read(pipe: IO[bytes], text: bytearray) -> None:
+    """Add what comes through the pipe to `text`, to its end or until there is more than an answer may have."""
+    while len(text) <= MAX_ANSWER_BYTES and (block := os.read(pipe.fileno(), MIB)):
+        text += block
 
 
 def _watch(child: subprocess.Popen[bytes], limits: Limits, stop: Callable[[], bool] = lambda: False) -> str:

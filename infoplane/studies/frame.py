@@ -284,11 +284,11 @@ def study(
         raise ValueError("a study needs at least one run, got none")
     if not measures:
         raise ValueError("the tables have no estimates of these layers; run infoplane.analyze(run) first")
-    return _joined(list(found.values()), measures, values, flags, by)
+    return _study_of(list(found.values()), measures, values, flags, by)
 
 
 def _read(table: ResultTable, source: object, **how: Any) -> OfRun:
-    """What is kept of the only run in a table; an error gets a note that says which run it was."""
+    """Return what is kept of the only run in a table; an error gets a note that says which run it was."""
     try:
         return read_run(table, **how)
     except (ValueError, TypeError) as error:
@@ -297,30 +297,34 @@ def _read(table: ResultTable, source: object, **how: Any) -> OfRun:
 
 
 def _source(source: object) -> str:
-    """Where a table comes from, for an error line."""
+    """Return where a table comes from, for an error line."""
     return "a table in memory" if isinstance(source, ResultTable) else printable(source)
 
 
 def _row(of_run: OfRun, measures: dict[Measure, int]) -> FloatArray:
-    """The values of one run (M,), each at the place of its column; new columns are added to `measures`."""
+    """Return the values of one run (M,), each at its measure's place; add to `measures` what no earlier run had."""
     places = [measures.setdefault(measure, len(measures)) for measure in of_run.values]
     row = np.full(len(measures), np.nan)
     row[places] = list(of_run.values.values())
     return row
 
 
-def _joined(
+def _study_of(
     found: Sequence[OfRun], measures: Mapping[Measure, int], values: Sequence[FloatArray], flags: Raised, by: By
 ) -> Study:
-    """The study of these runs; rows of `values` are shorter where columns came only with later runs."""
+    """Return the study of these R runs. `measures` has the place in `values` of each of M measures.
+
+    ValueError where no two runs have a measure in common, and for a hyper-parameter called as another column is.
+    """
     ids = [one.run for one in found]
-    known = names_of(ids, {one.run: one.place for one in found})
+    run_names = names_of(ids, {one.run: one.place for one in found})
+    # (R, M): a row is shorter where measures came only with later runs, and lacks these.
     table = np.stack([np.pad(row, (0, len(measures) - len(row)), constant_values=np.nan) for row in values])
     if len(found) > 1 and (np.isfinite(table).sum(axis=0) < 2).all():
         layers = listed([printable(layer) for layer in dict.fromkeys(m.layer for m in measures)], 6)
         other = "; by='depth' counts layers from the end" if by == "name" else ""
         raise ValueError(f"no two runs have a layer and an estimate in common (layers {layers}){other}")
-    columns: dict[str, npt.NDArray[Any]] = {"run": _objects([known[run] for run in ids]), "id": _objects(ids)}
+    columns: dict[str, npt.NDArray[Any]] = {"run": _objects([run_names[run] for run in ids]), "id": _objects(ids)}
     hyper = tuple(dict.fromkeys(name for one in found for name in one.about))
     metrics = tuple(dict.fromkeys(name for one in found for name in one.metrics))
     names = names_of_measures(measures)
@@ -335,12 +339,12 @@ def _joined(
         hyper,
         _gap_words(found),
         {name: flags[measure] for name, measure in zip(names, measures, strict=True)},
-        tuple(known[one.run] for one in found if one.lost),
+        tuple(run_names[one.run] for one in found if one.lost),
     )
 
 
 def _gap_words(found: Sequence[OfRun]) -> dict[str, str]:
-    """What each gap is the difference of, in words; ValueError where this differs between runs."""
+    """Return what each gap is the difference of, in words; ValueError where this differs between runs."""
     gaps: dict[str, str] = {}
     for name, words in (item for one in found for item in one.gaps.items()):
         if gaps.setdefault(name, words) != words:
@@ -352,17 +356,17 @@ def _gap_words(found: Sequence[OfRun]) -> dict[str, str]:
 
 
 def _objects(cells: Sequence[object]) -> npt.NDArray[Any]:
-    """Cells of any kind as an array, without numpy turning them into numbers or text."""
+    """Return cells of any kind as an array, without numpy turning them into numbers or text."""
     out = np.empty(len(cells), dtype=object)
     out[:] = cells
     return out
 
 
 def names_of_measures(measures: Iterable[Measure]) -> list[str]:
-    """Names such as `I(X;T) of fc1, binning, n_bins = 30: fall`, with as many settings as tell them all apart."""
+    """Return names as `I(X;T) of fc1, binning, n_bins = 30: fall`, with as many settings as tell them all apart."""
 
     def name(measure: Measure, way: str) -> str:
-        """The name of a column, with these words for how its curve was estimated."""
+        """Return the name of a column, with these words for how its curve was estimated."""
         return f"{measure.quantity} of {measure.layer}, {way}: {measure.summary}"
 
     known = list(measures)
@@ -375,5 +379,5 @@ def names_of_measures(measures: Iterable[Measure]) -> list[str]:
 
 
 def _whole_way(measure: Measure) -> str:
-    """How a measure was estimated, in words, with every setting."""
+    """Return how a measure was estimated, in words, with every setting."""
     return named_way(measure.estimator, settings_words(measure.settings, every=True), measure.subset)
