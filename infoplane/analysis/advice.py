@@ -37,8 +37,8 @@ class LayerAdvice:
     of its ceiling and I(T;Y) above its null.
 
     `shown` are these values. `share` is the largest I(X;T) over the snapshots looked at as a share of the ceiling
-    and `null` whether I(T;Y) is above its null at the last of them, for each value of `tried`. `remedy` says what to do
-    where `shown` is empty.
+    and `above_null` whether I(T;Y) is above its null at the last of them, for each value of `tried`. `remedy` says what
+    to do where `shown` is empty.
     """
 
     layer: str

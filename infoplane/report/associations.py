@@ -25,7 +25,9 @@ WIDE, HIGH, EDGE = 440, 260, 70
 
 
 def associated(table: ResultTable, target: str | None, control: str | None) -> Association | str | None:
-    """The association of the runs with the gap, or why there is none; None where nobody would look for one.
+    """Return the association of the runs with the gap, or words on why there is none.
+
+    None where nobody would look for one: it was not asked for, and runs are few or have no gap.
 
     Raises
     ------
@@ -46,11 +48,11 @@ def associated(table: ResultTable, target: str | None, control: str | None) -> A
 
 
 def section(found: Association | str | None) -> str:
-    """The section of the page as HTML; an empty text for None."""
+    """Return the section of the page as HTML; an empty text for None."""
     if found is None:
         return ""
     if isinstance(found, str):
-        return _wrapped("What goes with the gap", f"<p>No association over the runs: {escaped(found)}.</p>")
+        return _section_html("What goes with the gap", f"<p>No association over the runs: {escaped(found)}.</p>")
     data = found.layer_map()
     weak = f"{int(data.weak.sum())} of {len(found.measures)} have an adjusted p of 0.05 or more (hatched)"
     words = "; ".join([*data.alike, weak, *found.words])
@@ -60,11 +62,11 @@ def section(found: Association | str | None) -> str:
     head, *rows = found.rows(MOST_ROWS)
     blocks = "".join(f'<div class="scroll">{block}</div>' for block in (drawn, points) if block)
     body = f'<p class="note">{escaped(words, 1500)}</p>{blocks}{html_table(head, rows)}'
-    return _wrapped(f"{found.label}, over {len(found.runs)} runs", body)
+    return _section_html(f"{found.label}, over {len(found.runs)} runs", body)
 
 
 def map_svg(data: AssociationMap) -> str:
-    """The correlations as an SVG of cells with their numbers, layers down; hatched where they are no finding."""
+    """Return the correlations as an SVG of cells with their numbers, layers down; hatched where they are no finding."""
     layers, across = ([shorten(printable(name), 40) for name in names] for names in (data.layers, data.across))
     left, top = (int(LETTER * max(map(len, names))) + 14 for names in (layers, across))
     width, height = left + CELL * len(across) + 8, ROW * len(layers) + top + 8
@@ -92,15 +94,15 @@ def map_svg(data: AssociationMap) -> str:
     return _svg("correlations by layer", width, height, hatch + "".join(out))
 
 
-def scatter_svg(found: Association, m: int) -> str:
-    """One summary against the target as an SVG, a point a run that tells its name."""
-    x, y = found.x[:, m], found.y
-    measure = found.measures[found.columns[m]]
+def scatter_svg(found: Association, place: int) -> str:
+    """Return the summary in column number `place` against the target as an SVG, a point a run that tells its name."""
+    x, y = found.x[:, place], found.y  # (R,)
+    measure = found.measures[found.columns[place]]
     across = f"{measure.what} of {measure.quantity}, {measure.layer}"
     out = [f'<path d="M{EDGE} 8V{HIGH - EDGE}H{WIDE - 8}" fill="none" stroke="currentColor" stroke-opacity="0.5"/>']
     # In a drawing y grows downwards.
-    for run, a, b in zip(found.runs, _placed(x, EDGE, WIDE), _placed(-y, 0, HIGH - EDGE), strict=True):
-        out.append(f'<circle cx="{a:.1f}" cy="{b:.1f}" r="3.5"><title>{escaped(run)}</title></circle>')
+    for run, right, down in zip(found.runs, _pixels(x, EDGE, WIDE), _pixels(-y, 0, HIGH - EDGE), strict=True):
+        out.append(f'<circle cx="{right:.1f}" cy="{down:.1f}" r="3.5"><title>{escaped(run)}</title></circle>')
     for value, at, anchor in ((x.min(), EDGE, "start"), (x.max(), WIDE - 8, "end")):
         out.append(f'<text x="{at}" y="{HIGH - EDGE + 16}" text-anchor="{anchor}">{value:.3g}</text>')
     for value, at in ((y.min(), HIGH - EDGE), (y.max(), 18)):
@@ -111,20 +113,20 @@ def scatter_svg(found: Association, m: int) -> str:
     return _svg(f"{across} and {found.target}", WIDE, HIGH, "".join(out))
 
 
-def _placed(values: FloatArray, low: float, high: float) -> Sequence[float]:
-    """Values as places in pixels between two edges, at least 12 pixels from each."""
+def _pixels(values: FloatArray, low: float, high: float) -> Sequence[float]:
+    """Return where values (R,) stand between two edges, in pixels, at least 12 from each; the least is near `low`."""
     # Equal values all stand at the lower edge, instead of at 0 / 0.
     share = (values - values.min()) / max(float(np.ptp(values)), 1e-300)
-    return [low + 12 + (high - low - 24) * float(one) for one in share]
+    return [low + 12 + (high - low - 24) * float(each) for each in share]
 
 
 def _svg(words: str, width: float, height: float, content: str) -> str:
-    """An SVG of this content, which programs that read pages aloud call by `words`."""
+    """Return an SVG of this content, which programs that read pages aloud call by `words`."""
     size = f'width="{width:.0f}" height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}"'
     return f'<svg {size} role="img" aria-label="{escaped(words)}">{content}</svg>'
 
 
-def _wrapped(title: str, body: str) -> str:
-    """The HTML of the section with this title."""
+def _section_html(title: str, body: str) -> str:
+    """Return the HTML of the section with this title and body."""
     head = f'<h2 id="study-title">{escaped(title)}</h2>'
     return f'<section id="study" aria-labelledby="study-title">{head}{body}</section>'

@@ -81,14 +81,17 @@ class Watched:
 def report_html(
     table: ResultTable, *, title: str = "Information plane", target: str | None = None, control: str | None = None
 ) -> str:
-    """The report as text; in a notebook it can stand in the `srcdoc` of an iframe. See `write_report`."""
+    """Return the report as text; in a notebook it can stand in the `srcdoc` of an iframe. See `write_report`."""
     return page_of(table, title, found=associated(table, target, control))
 
 
 def page_of(
     table: ResultTable, title: str, watched: Watched | None = None, found: Association | str | None = None
 ) -> str:
-    """The HTML of the report of a table; where it is watched, the page looks for a newer one."""
+    """Return the HTML of the report of a table; where it is watched, the page looks for a newer one.
+
+    `found` is the association of the runs, or words on why there is none, as from `associated`.
+    """
     scripts = [_asset(LIBRARY), _asset("report.js")]
     parts = {
         "title": escaped(title),
@@ -108,15 +111,18 @@ def page_of(
 
 
 def waiting_page(watched: Watched) -> str:
-    """The HTML of a page for a run with nothing to report yet, which a browser loads again every few seconds."""
+    """Return the HTML of a page for a run with nothing to report yet, which a browser loads again every few seconds."""
     body = f'<body><main><p id="watched">{escaped(watched.words)}</p></main>'
     return _page("Information plane", "", body, f'<meta http-equiv="refresh" content="{math.ceil(watched.seconds)}">\n')
 
 
 def _page(title: str, policy: str, body: str, head: str = "") -> str:
-    """An HTML page with this body, which loads nothing from elsewhere."""
-    own = "style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'none'"
-    policy = f"default-src 'none'; {policy}{own}"
+    """Return an HTML page with this body, which loads nothing from elsewhere.
+
+    `policy` is what its Content-Security-Policy allows beside styles and pictures in the page: "" or ends in "; ".
+    """
+    always = "style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'none'"
+    policy = f"default-src 'none'; {policy}{always}"
     return (
         "<!DOCTYPE html>\n"
         f'<html lang="en"><head><meta charset="utf-8">\n'
@@ -129,33 +135,34 @@ def _page(title: str, policy: str, body: str, head: str = "") -> str:
 
 
 def _asset(name: str) -> str:
-    """A file of text that is installed beside this module."""
+    """Return the text of a file that is installed beside this module."""
     return files("infoplane.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def _digest(text: str) -> str:
-    """The digest by which the policy of the page allows this script."""
+    """Return the digest by which the policy of the page allows this script."""
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def _warnings(table: ResultTable) -> str:
-    """The HTML list of doubts, each a line that opens to what it says of each estimate; folded beyond five."""
+    """Return the HTML list of doubts, each a line that opens to what it says of each estimate; folded beyond five."""
     found = gathered(doubts(table))
     if not found:
         return "<p>No check of the table raised a doubt. That is not proof: read what each estimator assumes.</p>"
-    ways = list(estimates(table))
-    known = dict(zip(map(estimate_name, ways), short_names(ways), strict=True))
-    lines = [_doubt_line(one, known) for one in found]
+    of_table = list(estimates(table))
+    short_name = dict(zip(map(estimate_name, of_table), short_names(of_table), strict=True))
+    lines = [_doubt_line(one, short_name) for one in found]
     first, rest = "".join(lines[:MOST_DOUBTS]), "".join(lines[MOST_DOUBTS:])
     more = f"<details><summary>{len(lines) - MOST_DOUBTS} more</summary><ul>{rest}</ul></details>" if rest else ""
     return f"<ul>{first}</ul>{more}"
 
 
-def _doubt_line(one: Gathered, known: Mapping[str, str]) -> str:
-    """The HTML of one doubt: a few words with its count and estimates, which open to its sentences."""
-    parts = [escaped(words, 200) for words in (one.count_words, one.estimate_words(known)) if words]
+def _doubt_line(one: Gathered, short_name: Mapping[str, str]) -> str:
+    """Return the HTML of one kind of doubt: a few words with its count and estimates, which open to its sentences."""
+    parts = [escaped(words, 200) for words in (one.count_words, one.estimate_words(short_name)) if words]
+    several = len(short_name) > 1  # of the only estimate of a table the name is not said again
     sentences = "".join(
-        f"<p>{f'<b>{escaped(d.estimate)}</b>: ' if d.estimate and len(known) > 1 else ''}{escaped(d.text, 900)}</p>"
+        f"<p>{f'<b>{escaped(d.estimate)}</b>: ' if d.estimate and several else ''}{escaped(d.text, 900)}</p>"
         for d in one.doubts
     )
     where = f" <span>{': '.join(parts)}</span>" if parts else ""
@@ -166,23 +173,23 @@ def _doubt_line(one: Gathered, known: Mapping[str, str]) -> str:
 
 
 def _provenance(table: ResultTable) -> str:
-    """The HTML tables of estimates with their full settings, of runs, and of versions."""
+    """Return the HTML tables of estimates with their full settings, of runs, and of versions."""
     rows = table.take((table["estimator"] != "recorded") & (table["partner"] == ""))
     configs = dict.fromkeys(zip(rows["estimator"], rows["settings"], rows["subset"], rows["n_samples"], strict=True))
-    ways = [(name, ", ".join(settings_words(settings, every=True)), *more) for name, settings, *more in configs]
-    out = ["<h3>Estimates</h3>", html_table(("estimator", "settings", "subset", "N"), ways)]
+    estimated = [(name, ", ".join(settings_words(settings, every=True)), *more) for name, settings, *more in configs]
+    out = ["<h3>Estimates</h3>", html_table(("estimator", "settings", "subset", "N"), estimated)]
     about, names = table.meta.get("runs", {}), run_names(table)
     runs = []
     for run in dict.fromkeys(str(r) for r in table["run"]):
         info = about.get(run, {}) if isinstance(about, Mapping) else {}
-        mine = rows.take(is_in(rows["run"], [run]))
-        steps = {int(s) for s in mine["step"]}
+        of_run = rows.take(is_in(rows["run"], [run]))
+        steps = {int(s) for s in of_run["step"]}
         span = f"{len(steps)} ({min(steps)} to {max(steps)})" if steps else "none"
         chain = "yes" if info.get("chain") else "not known"
-        runs.append((names[run], span, len(set(mine["layer"])), chain))
+        runs.append((names[run], span, len(set(of_run["layer"])), chain))
     out += ["<h3>Runs</h3>", html_table(("run", "snapshots (steps)", "layers", "plain chain"), runs)]
     versions = table.meta.get("versions", {})
-    every = {"infoplane": table.meta.get("infoplane", ""), **(versions if isinstance(versions, Mapping) else {})}
-    if known := [(name, version) for name, version in every.items() if version]:
+    packages = {"infoplane": table.meta.get("infoplane", ""), **(versions if isinstance(versions, Mapping) else {})}
+    if known := [(name, version) for name, version in packages.items() if version]:
         out += ["<h3>Versions</h3>", html_table(("package", "version"), known)]
     return "".join(out)
