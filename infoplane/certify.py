@@ -107,15 +107,12 @@ def _certify_one(name: str, data: LayerData, seed: int) -> list[Finding]:
     return rows
 
 
-@dataclass
 class _QuantityOf:
     """A function that estimates one quantity on a changed layer, and remembers the value and flags of its last call."""
 
-    estimator: Estimator
-    data: LayerData
-    quantity: str
-    last_value: float = math.nan
-    last_flags: Sequence[str] = ()
+    def __init__(self, estimator: Estimator, data: LayerData, quantity: str) -> None:
+        """Keep what is asked for; nothing is estimated before a call, which sets `last_value` and `last_flags`."""
+        self.estimator, self.data, self.quantity = estimator, data, quantity
 
     def __call__(self, t: Tensor, y: Tensor | None = None, x: Tensor | None = None) -> float:
         """Return the quantity of a layer `t` (N, U), NaN where undefined; `y` and `x` default to those of `data`."""
