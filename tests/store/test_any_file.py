@@ -95,7 +95,8 @@ KINDS = ("corpus", "bytes", "fields", "index", "metadata", "cells", "made")
 
 
 @pytest.mark.slow
-def test_any_file_ends_in_a_result_or_one_error(run, tmp_path, capsys, count=200):
+def test_any_file_ends_in_a_result_or_one_error(run, tmp_path, capsys):
+    count = 200
     seen, line = check_all(run, tmp_path, count, 1)
     with capsys.disabled():
         print(f"\n  {line}")
