@@ -94,9 +94,9 @@ class Dimension(Method):
     seed: int = 0
 
     def bytes_per_snapshot(self, samples: int, units: int) -> int:
-        """Return the bytes of the snapshot in float64, its factors for the products, and the nearest of each row."""
+        """Return the bytes of the snapshot in float64, padded factors, and the nearest of each row."""
         used = min(samples, self.max_samples)
-        return 40 * used * units + 400 * used
+        return 42 * used * units + 400 * used
 
     def start(self, given: Given) -> _Scales:
         """Return the problem of one call: the samples used, and the parts that they are cut into."""
