@@ -96,7 +96,7 @@ class Dimension(Method):
     def bytes_per_snapshot(self, samples: int, units: int) -> int:
         """Return the bytes of the snapshot in float64, padded factors, and the nearest of each row."""
         used = min(samples, self.max_samples)
-        return 42 * used * units + 400 * used
+        return 46 * used * units + 400 * used
 
     def start(self, given: Given) -> _Scales:
         """Return the problem of one call: the samples used, and the parts that they are cut into."""
