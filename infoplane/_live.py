@@ -161,7 +161,7 @@ class Live:
         steps = LayerSteps("", "", self._run.run_id, layer.key, ((step, self._run.source(layer.key, step)),), bad)
         rows: list[Row] = []
         for subset, (number, estimator) in itertools.product(self._subsets, enumerate(self.estimators)):
-            task = Task(steps, subset, estimator, str(t.device), 1)
+            task = Task(steps, subset, estimator, str(t.device), snapshots=1)
             # A snapshot with NaN gets rows without values, for which nothing has to be prepared.
             ready = self._ready(number, task) if not bad else Prepared("", estimator)
             refused = [] if ready.refusal is None else [ready.refusal]

@@ -255,7 +255,10 @@ def _behind_tanh(samples: int, seed: int) -> datasets.Known:
 
 
 def _swirled(samples: int, seed: int) -> datasets.Known:
-    """Pairs of 2 nats in the plane, each side turned by its radius, in opposite senses."""
+    """Pairs of points in the plane with 2 nats; each point is turned by its radius, T in one sense and Y in the other.
+
+    Such a turn is one to one, so the information stays, but the relation is no longer linear.
+    """
     pair = datasets.gaussian_pair(samples, bits=2.0 / math.log(2.0), dims=2, seed=seed)
 
     def turned(a: npt.NDArray[Any], sense: float) -> npt.NDArray[Any]:

@@ -68,7 +68,7 @@ def layer_matches(key: str, pattern: str) -> bool:
         return False
     try:
         return position in token_range(which, position + 1)
-    except ValueError:
+    except ValueError:  # no such position, or no form of one
         return False
 
 

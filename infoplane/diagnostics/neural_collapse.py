@@ -159,7 +159,7 @@ def _duality(weight: npt.ArrayLike, means: FloatArray) -> float:
     w = finite_float64(weight, "weight has")
     if w.shape != means.shape:
         raise ValueError(f"weight must have shape (classes, units) {means.shape}, got {w.shape}")
-    w = scaled(w)
+    w = scaled(w)  # the squares of very large or small weights would leave the range of floats
     length = np.linalg.norm(w) or 1.0  # weights that are all 0 stay so
     return float(np.linalg.norm(w / length - means / np.linalg.norm(means)))
 

@@ -164,7 +164,10 @@ def least_joint_information(p: FloatArray) -> tuple[float, float]:
 class _Dual:
     """The barrier problem of one table (K1, K2, C).
 
-    `theta` (P,) holds the a(x1, y), then the b(x2, y), of the P pairs of values that occur; `weight` is the barrier's.
+    Of all laws Q (K1, K2, C) with the table's p(x1, y) and p(x2, y), the solution is that of least information of
+    both sources about y. The problem is solved by its dual, whose limit is sum_y exp(a(x1, y) + b(x2, y)) <= 1 for
+    all x1 and x2. `theta` (P,) holds the a(x1, y), then the b(x2, y), of the P pairs of values that occur; `weight` is
+    the barrier's.
     """
 
     def __init__(self, p: FloatArray) -> None:

@@ -89,7 +89,8 @@ class Similarity(Measured):
             of_null = tuple(flag for flag in flags if flag != "below_null")  # which says nothing of the null itself
             entries.append(replace(null_entry(name, self.null, kind.unit), ceiling=1.0, flags=of_null))
             mean, low, high = self.calibrated
-            entries.append(Entry(f"{name} calibrated", mean, f"{kind.unit} above null", low, high, "point", 1.0, flags))
+            unit = f"{kind.unit} above null"
+            entries.append(Entry(f"{name} calibrated", mean, unit, low, high, ceiling=1.0, flags=flags))
         return entries
 
 

@@ -77,7 +77,7 @@ def weight_spectrum(weight: npt.ArrayLike) -> WeightSpectrum:
     Raises
     ------
     ValueError
-        For fewer than two axes, or entries that are not finite.
+        For fewer than two axes, no entries, or entries that are not finite.
 
     References
     ----------

@@ -52,10 +52,10 @@ def equal_rows(rows: Tensor) -> Tensor:
 
 
 def numbered_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Number the distinct rows of `rows` (N, D): return each row's number (N,) int64, and how many rows have each."""
+    """Number the K distinct rows of `rows` (N, D): return each row's number (N,) and how many have each (K,), int64."""
     bits = bits_of(rows) if rows.is_floating_point() else rows.to(torch.int64)  # exact beyond 2**53, too
     # Rows are told apart by a 64-bit hash. Floats such as 0.5, 1 and 2 differ in their high bits only, and a product
-    # carries upwards: bring them down first.
+    # carries upwards: bring them down first. The factor is 2**64 over the golden ratio, as int64: odd, its bits mixed.
     key = (bits ^ (bits >> 32)) * -7046029254386353131
     key = ((key ^ (key >> 29)) * odd_numbers(rows.shape[1]).to(rows.device)).sum(1)
     number, counts = torch.unique(key, return_inverse=True, return_counts=True)[1:]

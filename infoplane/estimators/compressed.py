@@ -210,7 +210,10 @@ class _Codes(Problem):
         self.constant = self.code_y is None  # which only real targets ask for
 
     def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
-        """Return the informations in bits with intervals and flags, and the share of the variance that is kept."""
+        """Return the informations in bits with intervals and flags, and the share of the variance that is kept.
+
+        `found` holds what `snapshot` returns, of S snapshots: one tensor (S,) for each key.
+        """
         shared: dict[str, Tensor | bool] = {"degenerate": found["degenerate"], "ties": found["tied"] > TIED}
         if "few" in found:  # only trained codes count their rows
             shared["few_samples"] = found["few"]
@@ -230,6 +233,7 @@ class _Codes(Problem):
             out = information("I(T;Y)", "i_ty", {"degenerate": found["degenerate"] | self.constant})
         else:
             counts = torch.bincount(self.y)
+            # In each part that is read apart a class needs more rows than neighbours, and than dimensions and one.
             few = int(counts.min()) <= self.halves * max(self.config.n_neighbors, self.config.dims + 1)
             flags = {"single_class": len(counts) == 1, "few_samples": shared.get("few_samples", False) | few}
             out = information("I(T;Y)", "i_ty", flags, ceiling=entropy_of_counts(counts))

@@ -231,7 +231,7 @@ def load(model: nn.Module, weights: Mapping[str, Any], ignore: Iterable[str] = (
 
 
 def _absent(own: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-    """Keys of the model that were not found; a tensor shared with one that was found is not missed."""
+    """Return the keys of the model's state `own` that `found` lacks, but not those of a tensor found by another key."""
 
     def place(key: str) -> object:
         """What two keys of one tensor share: its memory and shape; the key itself for one without memory."""

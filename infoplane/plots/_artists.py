@@ -277,9 +277,10 @@ def limits(values: FloatArray, ceiling: Ceiling | None, *, unit: str = BIT) -> t
 
 
 def cut(band: FloatArray, values: FloatArray, ceiling: Ceiling | None) -> FloatArray:
-    """Return an edge of a band cut at 0 and at the ceiling, but never inside the range of the `values` it belongs to.
+    """Return one edge of a band, cut at 0 and at the ceiling, but never inside the range of the band's `values`.
 
-    The interval of a mean of two runs is many times wider than anything the quantity can be.
+    Uncut, the interval of a mean of two runs is many times wider than anything the quantity can be, and so would be
+    the axis. Without a ceiling nothing is cut.
     """
     known = values[np.isfinite(values)]
     if ceiling is None or not known.size:  # nothing says where to cut

@@ -196,7 +196,10 @@ def chosen_metrics(series: Series, wanted: Sequence[str] | str | bool) -> Metric
 
 
 def draw_curve(ax: Axes, data: CurveData, look: Look, *, log: bool | None) -> None:
-    """Draw one panel: a line for each layer with its bands and null, the ceiling, the legend and the names."""
+    """Draw one panel: a line for each layer with its bands and null, the ceiling, the legend and the names.
+
+    `log` chooses a logarithmic axis of steps; with None it is logarithmic where the steps span over two decades.
+    """
     bands = {n: cut(edge, data.value, data.ceiling) for n, edge in data.bands.items() if edge is not None}
     everything = [a.ravel() for a in (data.value, data.null, *bands.values()) if a is not None]
     ax.set_ylabel(measured(data.label, data.caption, look, panel_height(ax)))

@@ -411,8 +411,8 @@ def parse_settings(text: Mapping[str, Any] | str | None) -> dict[str, Any]:
 
 
 def ordered_layers(rows: ResultTable) -> list[str]:
-    """Layers of the rows in the order of the forward pass."""
-    # The first row of a layer says how deep it is.
+    """Return the names of the layers in the order of the forward pass; positions of one layer by their number."""
+    # Read backwards, so that of several rows of a layer the first one decides how deep it is.
     depth = dict(zip(rows["layer"][::-1].tolist(), rows["depth"][::-1].tolist(), strict=True))
     return sorted(depth, key=lambda layer: (depth[layer], split_token(layer)[0], token_position(layer) or 0, layer))
 
