@@ -23,6 +23,8 @@ TIE = 1e-9
 
 _BLOCK_ELEMENTS, _CUDA_BLOCK_ELEMENTS = 1 << 19, 1 << 25
 """Keys of a block on a CPU, where it stays in the cache, and on an accelerator."""
+_PRODUCT_ROWS = 256
+"""Rows of a block of products on a CPU at most: what is written stays in the nearer cache."""
 _GROUPS, _MEMBERS = 64, 32
 """Columns come in an odd multiple of so many groups, which vectors take at once, of about so many members at most."""
 _STEPS = 10_922.0
@@ -119,8 +121,10 @@ class Keys:
 
     def tiles(self, own: Tensor, width: int) -> tuple[Tensor, ...]:
         """The rows `own` (n,) in parts whose keys against `width` columns make a block each."""
-        limit = _CUDA_BLOCK_ELEMENTS if on_accelerator(own.device) else _BLOCK_ELEMENTS
-        return torch.split(own, max(1, limit // width))
+        if on_accelerator(own.device):
+            return torch.split(own, max(1, _CUDA_BLOCK_ELEMENTS // width))
+        rows = max(1, _BLOCK_ELEMENTS // width)
+        return torch.split(own, min(rows, _PRODUCT_ROWS) if self.squared else rows)
 
     def _space(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """Return a buffer of this shape, which the next call with the same name overwrites."""
