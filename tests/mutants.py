@@ -375,7 +375,7 @@ CAPTURE = [
     Mutant(
         "padding counts in the mean",
         "hooks/reduce.py",
-        "count = weight.sum(dim=1).clamp_min(1)",
+        "count = kept.sum(dim=1).clamp_min(1)",
         "count = t.shape[1]",
         "hooks/test_reduce.py::test_padding_does_not_count",
     ),

@@ -101,10 +101,10 @@ class Mean:
         if mask is None or not self.masked:
             return t.mean(dim=1).reshape(len(t), -1)
         _check_mask(t, mask)
-        # (rows, tokens, 1, ...); a row of padding alone gives zeros.
-        weight = mask.to(t.dtype).reshape(*mask.shape, *([1] * (t.ndim - 2)))
-        count = weight.sum(dim=1).clamp_min(1)
-        return ((t * weight).sum(dim=1) / count).reshape(len(t), -1)
+        kept = mask.bool().reshape(*mask.shape, *([1] * (t.ndim - 2)))  # (rows, tokens, 1, ...)
+        count = kept.sum(dim=1).clamp_min(1)  # a row of padding alone gives zeros
+        # Not a product with 0 and 1: padding may be infinite or NaN, and 0 times that is NaN.
+        return (torch.where(kept, t, 0).sum(dim=1) / count).reshape(len(t), -1)
 
 
 @dataclass(frozen=True)

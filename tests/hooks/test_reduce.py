@@ -75,6 +75,14 @@ def test_padding_does_not_count(how):
         np.testing.assert_allclose(snapshot.arrays["layer"], expected.numpy(), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("fill", [float("inf"), float("nan"), 1e38])
+def test_what_padding_holds_does_not_reach_the_mean(fill):
+    """A model may write anything there: attention over nothing is NaN."""
+    plain = as_reduction("mean")(TEXT, MASK)
+    filled = as_reduction("mean")(TEXT.masked_fill(~MASK[..., None], fill), MASK)
+    assert torch.equal(filled, plain)
+
+
 def test_units_are_the_same_at_every_snapshot_and_seeded():
     flat = torch.tanh(TEXT).reshape(9, 20).numpy()
     array, layer = stored(TEXT, units(6, seed=3))
