@@ -73,31 +73,24 @@ def select(specs: Layers, modules: Mapping[str, Named], model_name: str) -> list
     listed = list(specs) if isinstance(specs, Sequence) and not isinstance(specs, str) else [specs]
     if not listed:
         raise ValueError("layers is empty; leave it out to record every leaf module that runs")
-    found: dict[tuple[str, Site, int | None, str | None], Target | OpTarget] = {}
-    for spec in listed:
-        if isinstance(spec, str) and "::" in spec:
-            pattern, _, call = spec.partition("#")
-            found[pattern, "out", int(call) if call else None, None] = OpTarget(pattern, int(call) if call else None)
-            continue
-        for target in _resolve(spec, modules, model_name):
-            key = (target.named.name, target.site, target.call, target.path)
-            if key not in found or target.exact:
-                found[key] = target
+    found: dict[object, Target | OpTarget] = {}
+    for target in [target for spec in listed for target in _resolve(spec, modules, model_name)]:
+        key = target if isinstance(target, OpTarget) else (target.named.name, target.site, target.call, target.path)
+        if isinstance(target, OpTarget) or target.exact or key not in found:
+            found[key] = target
     return list(found.values())
 
 
-def _resolve(spec: LayerSpec, modules: Mapping[str, Named], model_name: str) -> list[Target]:
-    """The targets that one entry of the user's choice names; ValueError where there are none."""
+def _resolve(spec: LayerSpec, modules: Mapping[str, Named], model_name: str) -> Sequence[Target | OpTarget]:
+    """Return the targets that one entry of the user's choice names; ValueError where there are none."""
     if isinstance(spec, str):
         return _resolve_string(spec, modules, model_name)
     if isinstance(spec, nn.Module):
-        for named in modules.values():
-            if named.module is spec:
-                return [Target(named)]
-        given = printable(f"the {type(spec).__name__} given as a layer is not part of {model_name}")
-        raise ValueError(given)
+        if given := [Target(n) for n in modules.values() if n.module is spec]:
+            return given
+        raise ValueError(printable(f"the {type(spec).__name__} given as a layer is not part of {model_name}"))
     if isinstance(spec, re.Pattern):
-        matched = [n for n in modules.values() if any(spec.fullmatch(s) for s in (n.name, *n.aliases))]
+        matched = [n for n in modules.values() if any(map(spec.fullmatch, n.names))]
         what = f"/{printable(spec.pattern)}/"
     elif isinstance(spec, type):
         matched = [n for n in modules.values() if isinstance(n.module, spec)]
@@ -113,9 +106,12 @@ def _resolve(spec: LayerSpec, modules: Mapping[str, Named], model_name: str) -> 
     return [Target(n, exact=False) for n in matched]
 
 
-def _resolve_string(spec: str, modules: Mapping[str, Named], model_name: str) -> list[Target]:
-    """The targets of a name or glob, with its site, call and path; ValueError where there are none."""
-    by_name = {alias: n for n in modules.values() for alias in (n.name, *n.aliases)}
+def _resolve_string(spec: str, modules: Mapping[str, Named], model_name: str) -> Sequence[Target | OpTarget]:
+    """Return the targets of a name or glob, with its site, call and path; ValueError where there are none."""
+    if "::" in spec:
+        function, _, number = spec.partition("#")
+        return [OpTarget(function, int(number) if number else None)]
+    by_name = {name: n for n in modules.values() for name in n.names}
     if spec in by_name and spec:
         return [Target(by_name[spec])]
     parsed = _SPEC.match(spec)
@@ -126,11 +122,11 @@ def _resolve_string(spec: str, modules: Mapping[str, Named], model_name: str) ->
     path = parsed["path"] or None
     if pattern in by_name:
         return [Target(by_name[pattern], site, call, path)]
-    matched = {n.name: n for alias, n in by_name.items() if alias and n.has_forward and name_matches(alias, pattern)}
+    fits = {name: name_matches(name, pattern) for name in by_name if name}
+    matched = [n for n in modules.values() if n.has_forward and any(fits.get(name) for name in n.names)]
     if not matched:
         raise ValueError(_no_match(repr(spec), pattern, modules, model_name))
-    ordered = [n for n in modules.values() if n.name in matched]
-    return [Target(n, site, call, path, exact=False) for n in ordered]
+    return [Target(n, site, call, path, exact=False) for n in matched]
 
 
 def as_table(value: T | Mapping[str, T] | None) -> Mapping[str, T]:
@@ -139,14 +135,10 @@ def as_table(value: T | Mapping[str, T] | None) -> Mapping[str, T]:
 
 
 def by_pattern(table: Mapping[str, T], names: Sequence[str], default: D) -> T | D:
-    """The entry whose pattern is one of the names itself, else the first glob that fits; "*" is for all others."""
-    for name in names:
-        if name in table:
-            return table[name]
-    for pattern, value in table.items():
-        if pattern != "*" and any(name_matches(name, pattern) for name in names):
-            return value
-    return table.get("*", default)
+    """Return the entry of a pattern that is one of the names itself, else of the first glob that fits, else of "*"."""
+    themselves = [name for name in names if name in table]
+    globs = [pattern for pattern in table if pattern != "*" and any(name_matches(name, pattern) for name in names)]
+    return table.get([*themselves, *globs, "*"][0], default)
 
 
 def check_patterns(what: str, table: Iterable[str], names: Sequence[str], kind: str) -> None:
@@ -174,20 +166,19 @@ def _no_match(what: str, pattern: str, modules: Mapping[str, Named], model_name:
 _WRAPPED = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 
 
-def unwrap(model: nn.Module) -> nn.Module:
-    """The module inside DataParallel, DistributedDataParallel and torch.compile.
+def unwrap(model: nn.Module, attributes: Sequence[str] = ("_orig_mod",)) -> nn.Module:
+    """Return the module inside DataParallel, DistributedDataParallel and torch.compile.
 
-    The probe calls this one: the DDP wrapper broadcasts buffers, which on one rank alone hangs the job.
+    The probe calls this one: the DDP wrapper broadcasts buffers, which on one rank alone hangs the job. A module that
+    has a submodule under one of the `attributes` is a wrapper, too.
     """
-    while True:
-        if is_scripted(model):  # its `_modules` has no `get`
-            return model
-        if isinstance(model, DistributedDataParallel | DataParallel):
-            model = model.module
-        elif isinstance(inner := model._modules.get("_orig_mod"), nn.Module):
-            model = inner
-        else:
-            return model
+    while not is_scripted(model):  # whose `_modules` has no `get`
+        names = ["module"] if isinstance(model, DistributedDataParallel | DataParallel) else attributes
+        inner = [module for module in map(model._modules.get, names) if module is not None]
+        if not inner:
+            break
+        model = inner[0]
+    return model
 
 
 def is_scripted(module: nn.Module) -> bool:
@@ -197,11 +188,15 @@ def is_scripted(module: nn.Module) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class Named:
-    """One module with its name and the further names under which it is also reached."""
+    """One module with its name and the `aliases`, further names under which it is also reached."""
 
     name: str
     module: nn.Module
     aliases: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.name, *self.aliases)
 
     @property
     def has_forward(self) -> bool:
@@ -224,34 +219,20 @@ def named_modules(model: nn.Module) -> dict[str, Named]:
     if is_scripted(unwrap(model)):
         raise TypeError("the model is a TorchScript module, which takes no hooks; record the one that it was made of")
     found: dict[int, tuple[nn.Module, list[str]]] = {}
-    for name, module in _walk(unwrap(model), ""):
-        names = found.setdefault(id(module), (module, []))[1]
-        if name not in names:
-            names.append(name)
+    for name, module in _walk(unwrap(model)):
+        found.setdefault(id(module), (module, []))[1].append(name)
     return {n[0]: Named(n[0], m, tuple(n[1:])) for m, n in found.values() if not is_scripted(m)}
 
 
 def scripted_modules(model: nn.Module) -> list[str]:
     """Names of the modules in a model that are TorchScript."""
-    return [name for name, module in _walk(unwrap(model), "") if is_scripted(module)]
+    return [name for name, module in _walk(unwrap(model)) if is_scripted(module)]
 
 
-def _walk(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
-    """Yield each module below this one, with the name under which it is reached."""
-    yield prefix, module
-    if is_scripted(module):
-        return
-    for child_name, child in module._modules.items():
-        if child is None:
-            continue
-        yield from _walk(unwrap_inner(child), f"{prefix}.{child_name}" if prefix else child_name)
-
-
-def unwrap_inner(module: nn.Module) -> nn.Module:
-    """The module inside all wrappers; those of FSDP and checkpointing still run, only their names are left out."""
-    module = unwrap(module)
-    for wrapped in () if is_scripted(module) else _WRAPPED:
-        inner = module._modules.get(wrapped)
-        if isinstance(inner, nn.Module):
-            return unwrap_inner(inner)
-    return module
+def _walk(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """Yield (name, module) for this module and each below it, by every way that leads to it."""
+    yield name, module
+    for child_name, child in () if is_scripted(module) else module._modules.items():
+        if child is not None:
+            # The wrappers of FSDP and of checkpointing still run, only their names are left out.
+            yield from _walk(unwrap(child, _WRAPPED), f"{name}.{child_name}" if name else child_name)
