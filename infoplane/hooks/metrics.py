@@ -312,12 +312,11 @@ class WeightDistance:
         if not isinstance(start, Mapping | None):
             kind = type(start).__name__
             raise TypeError(f"weight_distance must be True, or the weights of the start by parameter name, got {kind}")
-        self._by_module: dict[str, list[tuple[nn.Parameter, Tensor]]] = {}
         parameters = Parameters(model)
-        for module, own in parameters.by_module.items():
-            pairs = [(p, _at_start(parameters.names[p], p, start)) for p in own if p.requires_grad]
-            if pairs:
-                self._by_module[module] = pairs
+        trained = {m: [p for p in own if p.requires_grad] for m, own in parameters.by_module.items()}
+        self._by_module = {
+            m: [(p, _at_start(parameters.names[p], p, start)) for p in own] for m, own in trained.items() if own
+        }
         if not self._by_module:
             raise ValueError("weight_distance is over parameters that are trained, and none of the model is")
 

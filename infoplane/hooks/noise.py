@@ -118,10 +118,7 @@ class _NoiseHook:
 
 def noise_of(module: nn.Module) -> Noise | None:
     """The noise that is added to a module's output, if any."""
-    for hook in module._forward_hooks.values():
-        if isinstance(hook, _NoiseHook):
-            return hook.noise
-    return None
+    return next((hook.noise for hook in module._forward_hooks.values() if isinstance(hook, _NoiseHook)), None)
 
 
 def draw_noise_from(model: nn.Module, generator: torch.Generator | Literal["off"]) -> None:

@@ -195,9 +195,7 @@ class SizePlan:
 def free_bytes(path: Path) -> int:
     """Free space where a path is or will be."""
     path = path.absolute()
-    while not path.exists():
-        path = path.parent
-    return shutil.disk_usage(path).free
+    return shutil.disk_usage(next(place for place in (path, *path.parents) if place.exists())).free
 
 
 def size(n: int) -> str:

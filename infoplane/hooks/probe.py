@@ -268,12 +268,11 @@ def _one_pass(loader: DataLoader[Any]) -> tuple[Inputs, npt.NDArray[Any]]:
     for batch in loader:
         if not _is_pair(batch):
             raise TypeError(f"the probe's loader must give (x, y) batches, got {type(batch).__qualname__}")
-        xs.append(as_inputs(batch[0]))
-        if isinstance(batch[1], tuple | list) and any(isinstance(y, Tensor) and y.ndim for y in batch[1]):
-            raise TypeError(
-                f"the probe's loader gives {len(batch[1])} tensors of labels a batch; choose one, or stack them"
-            )
-        ys.append(as_array(batch[1], "labels"))
+        x, y = batch
+        xs.append(as_inputs(x))
+        if isinstance(y, tuple | list) and any(isinstance(part, Tensor) and part.ndim for part in y):
+            raise TypeError(f"the probe's loader gives {len(y)} tensors of labels a batch; choose one, or stack them")
+        ys.append(as_array(y, "labels"))
     if not xs:
         raise ValueError("the probe's loader is empty")
     return concatenated([f"batch {i}" for i in range(len(xs))], xs), np.concatenate(ys)
@@ -328,27 +327,22 @@ class Inputs:
 
     def take(self, rows: range | slice | Tensor) -> Inputs:
         """The inputs of some rows."""
-        if isinstance(rows, range):
-            rows = slice(rows.start, rows.stop)  # a view
-        mask = None if self.mask is None else self.mask[rows]
-        return dataclasses.replace(self.map(lambda t: t[rows]), mask=mask)
+        at = slice(rows.start, rows.stop) if isinstance(rows, range) else rows  # a slice gives a view
+        mask = None if self.mask is None else self.mask[at]
+        return dataclasses.replace(self.map(lambda t: t[at]), mask=mask)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Inputs:
         """Inputs with `function` applied to every tensor, positional ones first; the mask stays."""
         return Inputs(tuple(map(function, self.args)), {k: function(t) for k, t in self.kwargs.items()}, self.mask)
 
     def to(self, device: torch.device, dtypes: frozenset[torch.dtype]) -> Inputs:
-        """A copy on the model's device; floating inputs of a dtype the model has none of take its dtype.
+        """Return a copy on the model's device; floating inputs take the dtype of the model's weights, if it is one.
 
         A copy in any case: a model that works in place on its input would otherwise change the probe itself.
         """
-
-        def move(t: Tensor) -> Tensor:
-            """A copy of one tensor there, in the model's dtype where its own does not fit."""
-            fits = not t.is_floating_point() or len(dtypes) != 1 or t.dtype in dtypes
-            return t.to(device, t.dtype if fits else next(iter(dtypes)), copy=True)
-
-        return self.map(move)
+        # Of a model with weights of several dtypes nobody knows which one it expects: its inputs keep theirs.
+        expected = next(iter(dtypes)) if len(dtypes) == 1 else None
+        return self.map(lambda t: t.to(device, expected if t.is_floating_point() else None, copy=True))
 
 
 def as_inputs(x: Any) -> Inputs:
