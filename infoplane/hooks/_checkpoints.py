@@ -90,10 +90,8 @@ def _of_folder(folder: Path) -> dict[str, Any]:
     found = next((folder / name for name in _FOLDER if (folder / name).is_file()), None)
     if found is None:
         raise ValueError(f"the folder holds no {', '.join(_FOLDER[::2])} or index of one; name the checkpoints in it")
-    if found.suffix != ".json":
-        weights = dict(_of_file(found))
-    else:
-        weights = {k: v for name in _pieces(found) for k, v in _of_file(folder / name).items()}
+    names = _pieces(found) if found.suffix == ".json" else [found.name]
+    weights = {key: value for name in names for key, value in _of_file(folder / name).items()}
     return {"state_dict": weights, **_trainer_state(folder / _STATE)}
 
 

@@ -229,7 +229,7 @@ class Session:
         """Save the list of problems, and let every sink put on the disk what it has."""
         self.problems.save(now=True)
         for destination in self.destinations:
-            destination.flush()
+            destination.call_sinks("flush")
 
     @deferred
     def snapshot(
@@ -259,9 +259,9 @@ class Session:
     def _visit(self, step: int, epoch: Any, metrics: Any) -> Visit:
         """The arguments of one call, with its metrics and gradient moments as numbers."""
         attempt, moments = self.problems.attempt, self.settings.gradients
-        if not self._noted_shift:
-            for destination in self.destinations:
-                attempt("notes of the session", partial(destination.annotate, {SHIFT: self._steps.shift}))
+        notes = {SHIFT: self._steps.shift}
+        for destination in () if self._noted_shift else self.destinations:
+            attempt("notes of the session", partial(destination.call_sinks, "annotate", **notes))
         self._noted_shift = True
         at = None if epoch is None else attempt("epoch", lambda: numbers("epoch", epoch), step)
         return Visit(
@@ -274,27 +274,24 @@ class Session:
     def _save_problems(self, listed: list[dict[str, Any]]) -> None:
         """Write the list of problems into the session's file."""
         for destination in self.destinations:
-            destination.annotate({"problems": listed})
+            destination.call_sinks("annotate", problems=listed)
 
     def due(self, step: Any) -> bool:
         """Whether `snapshot(step)` would record."""
         if self.state != "open":
             raise RuntimeError("due() needs an open recorder: use it inside `with Recorder(...) as recorder:`")
         found = outcome(lambda: copy.copy(self._steps).call(step)[1])  # a copy: asking counts no step
-        if not isinstance(found, Failed):
-            return found
-        if not self.problems.forgiving:
+        if isinstance(found, Failed) and not self.problems.forgiving:
             raise found.error
-        return False  # `snapshot` lists it
+        return not isinstance(found, Failed) and found  # of a failure False: `snapshot` lists it
 
     # -- one snapshot ----------------------------------------------------------------------------------
 
     def _take(self, visit: Visit) -> bool:
         """Take one snapshot, and tell whether this process did; the first one that is whole begins the recording."""
         self._skipped = None
-        taken = None
-        if self._ranks.takes_part:
-            taken = self.problems.attempt("a whole snapshot", lambda: self._record(visit), visit.step)
+        attempt, take = self.problems.attempt, partial(self._record, visit)
+        taken = self._ranks.takes_part and attempt("a whole snapshot", take, visit.step)
         self.problems.begun = True
         return bool(taken)
 
@@ -421,9 +418,7 @@ class Watch:
         # The sum is sixteen times faster than a look at every value, and finite when all are.
         sums = to_numbers([values.sum(dtype=torch.float32) for values in floating.values()])
         for (key, values), total in zip(floating.items(), sums, strict=True):
-            if math.isfinite(total):
-                continue
-            bad = int((~torch.isfinite(values)).sum())
+            bad = 0 if math.isfinite(total) else int((~torch.isfinite(values)).sum())
             if not bad:
                 continue
             text = f"layer {key!r} has {bad} NaN or infinite values at step {step}; did training diverge?"
@@ -435,15 +430,13 @@ class Watch:
         """Warn where a further pass equals the first one: the network has no noise."""
         # Rows from `start` on are the second pass, over the inputs `again`.
         start, again = probe.first_pass, probe.passes[0]
-        for values in found:
-            first = values.index_select(axis, again.to(values.device))
-            if not torch.equal(first, values.narrow(axis, start, len(again))):
-                return
-        self._tell(
-            "repeats",
-            "repeats asks for further noisy passes, but the network gives the same values again; install "
-            "NoiseInjection, or record with mode='train'",
-        )
+        pairs = ((v.index_select(axis, again.to(v.device)), v.narrow(axis, start, len(again))) for v in found)
+        if all(torch.equal(first, second) for first, second in pairs):
+            self._tell(
+                "repeats",
+                "repeats asks for further noisy passes, but the network gives the same values again; install "
+                "NoiseInjection, or record with mode='train'",
+            )
 
     def _tell(self, kind: str, text: str) -> None:
         """Warn, at the first of its kind."""

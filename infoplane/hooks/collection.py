@@ -104,10 +104,8 @@ def _paths(runs: Sequence[str | Path] | str | Path | None, count: int) -> list[P
     """The directory of each member; ValueError unless they are as many, and different."""
     if runs is None:
         return [None] * count
-    if isinstance(runs, str | Path):
-        paths = [Path(str(runs).format(member=i)) for i in range(count)]
-    else:
-        paths = [Path(run) for run in runs]
+    each = [str(runs).format(member=i) for i in range(count)] if isinstance(runs, str | Path) else runs
+    paths = [Path(run) for run in each]
     different = len(set(paths))
     if len(paths) != count or different != count:
         raise ValueError(f"{count} members need {count} different runs, got {different}; use a name with {{member}}")

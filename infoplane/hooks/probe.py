@@ -63,14 +63,12 @@ class ProbeSet:
         start, stop = n * rank // world_size, n * (rank + 1) // world_size
         if n < world_size:
             raise ValueError(f"{n} samples cannot be shared by {world_size} ranks")
-        rows, passes, offset = [], [], 0  # offset: the first row of the pass in the record
-        for indices in (torch.arange(n, device="cpu"), *self.passes):  # the first pass over all inputs, then the others
-            mine = ((indices >= start) & (indices < stop)).nonzero().flatten()
-            rows.append(offset + mine)
-            passes.append(indices[mine] - start)  # counted among this process's inputs
-            offset += len(indices)
         inputs = self.inputs.take(slice(start, stop))
-        return dataclasses.replace(self, inputs=inputs, passes=tuple(passes[1:]), rows=torch.cat(rows).numpy())
+        # In the passes inputs are counted among those of this process.
+        passes = tuple(p[(p >= start) & (p < stop)] - start for p in self.passes)
+        of_rows = torch.cat([torch.arange(n, device="cpu"), *self.passes])  # the input of each row of the record
+        rows = ((of_rows >= start) & (of_rows < stop)).nonzero().flatten().numpy()
+        return dataclasses.replace(self, inputs=inputs, passes=passes, rows=rows)
 
     def chunks(self, size: int) -> Iterator[tuple[int, int, Inputs, int]]:
         """(first row, one past the last, inputs, pass) in pieces of at most `size`, passes one after the other."""

@@ -495,7 +495,7 @@ class TestWhereItIsListed:
     )
     def test_a_stranger_may_have_written_it(self, tmp_path, bad):
         with Recorder(Switched(), PROBE, tmp_path / "a", schedule=every(1), calls="all", quiet=True) as rec:
-            rec._session.destinations[0].annotate({"problems": bad})
+            rec._session.destinations[0].call_sinks("annotate", problems=bad)
         (problem,) = open_run(tmp_path / "a").verify()
         assert "sessions/0001" in problem.file
         assert "field '" in problem.what

@@ -7,7 +7,7 @@ import os
 import re
 import secrets
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -56,8 +56,7 @@ class Destination:
         elif self.writer is not None:
             self.sinks.insert(0, self.writer)
         run_id = secrets.token_hex(6) if self.writer is None else self.writer.run_id
-        for begin in self._methods("begin"):
-            resumed = begin(**run, run=self.run, run_id=run_id)
+        for resumed in self.call_sinks("begin", **run, run=self.run, run_id=run_id):
             if store is None and resumed is not None:  # a sink alone knows of the run so far where there is no store
                 last_step, shift = resumed
         return last_step, shift
@@ -75,19 +74,9 @@ class Destination:
         for sink in self.sinks:
             problems.attempt(f"{_name(sink)} of this snapshot", partial(_hand, sink, snapshot), snapshot.step)
 
-    def annotate(self, notes: Mapping[str, Any]) -> None:
-        """Have every sink that can do so note something about the run, as by how much counters were shifted."""
-        for annotate in self._methods("annotate"):
-            annotate(**notes)
-
-    def flush(self) -> None:
-        """Have every sink that can do so put on the disk what it has."""
-        for flush in self._methods("flush"):
-            flush()
-
-    def _methods(self, name: str) -> list[Callable[..., Any]]:
-        """The method of this name of each sink that has it."""
-        return [getattr(sink, name) for sink in self.sinks if hasattr(sink, name)]
+    def call_sinks(self, method: str, **arguments: Any) -> list[Any]:
+        """Call the method of this name of each sink that has it; return what each returned."""
+        return [getattr(sink, method)(**arguments) for sink in self.sinks if hasattr(sink, method)]
 
 
 def _name(sink: Sink) -> str:
