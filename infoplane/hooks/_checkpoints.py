@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,8 +56,6 @@ def read_checkpoint(path: Path, key: str | None = None) -> Checkpoint:
         It cannot be read.
     """
     loaded = _of_folder(path) if path.is_dir() else _of_file(path)
-    if not isinstance(loaded, Mapping):
-        raise ValueError(f"it holds a {type(loaded).__name__}, not the weights by their keys, as model.state_dict()")
     held = loaded if key is None and _is_state(loaded) else loaded[_key_of_weights(loaded, key)]
     # Numbers that count batches are tensors among the weights.
     beside = {k: v for k, v in loaded.items() if held is not loaded or not isinstance(v, Tensor)}
@@ -65,8 +63,8 @@ def read_checkpoint(path: Path, key: str | None = None) -> Checkpoint:
     return Checkpoint(weights, {str(k): float(v) for k, v in _numbers(beside)})
 
 
-def _of_file(path: Path) -> Any:
-    """The content of one file, of which nothing is executed; ValueError where it cannot be read as weights."""
+def _of_file(path: Path) -> Mapping[Any, Any]:
+    """Return what one file holds by its keys; nothing in it is executed. ValueError where that cannot be read."""
     try:
         if path.suffix.lower() == ".safetensors":
             from safetensors.torch import load_file
@@ -76,13 +74,16 @@ def _of_file(path: Path) -> Any:
         # Indices of sparse tensors come from the file: torch looks at them only when asked to.
         with warnings.catch_warnings(), torch.sparse.check_sparse_tensor_invariants():  # type: ignore[no-untyped-call]
             warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except ModuleNotFoundError as error:
         raise ValueError(f"reading it needs {error.name}; pip install infoplane[safetensors]") from error
     except (OSError, MemoryError, ValueError):
         raise
     except Exception as error:
         raise ValueError(why_refused(path, error) or f"it cannot be read as weights: {one_line(error)}") from error
+    if not isinstance(loaded, Mapping):
+        raise ValueError(f"it holds a {type(loaded).__name__}, not the weights by their keys, as model.state_dict()")
+    return loaded
 
 
 def _of_folder(folder: Path) -> dict[str, Any]:
@@ -111,7 +112,8 @@ def _trainer_state(file: Path) -> dict[str, float]:
         return {}
     state = _json(file)
     step, log = state.get("global_step"), state.get("log_history")
-    here = [entry for entry in log if isinstance(entry, Mapping) and entry.get("step") == step] if log else []
+    entries = log if isinstance(log, list) else []
+    here = [entry for entry in entries if isinstance(entry, Mapping) and entry.get("step") == step]
     # The trainer's own state gives only what counts training, its log all numbers.
     return {k: v for entry in [state, *here] for k, v in _numbers(entry) if entry is not state or k in _COUNTERS}
 
@@ -195,7 +197,7 @@ def _stated(path: Path, key: str | None) -> int | Exception | None:
 # Loading
 
 
-def load(model: nn.Module, weights: Mapping[str, Any], ignore: Iterable[str] = ()) -> list[str]:
+def load(model: nn.Module, weights: Mapping[str, Any], ignore: Sequence[str] = ()) -> list[str]:
     """Copy weights into the model; return the names of those that are rounded to the model's own type.
 
     Nothing is copied unless all fit. `ignore` are globs of keys that the model need not have; a parameter that the
@@ -208,8 +210,7 @@ def load(model: nn.Module, weights: Mapping[str, Any], ignore: Iterable[str] = (
     """
     own: dict[str, Any] = model.state_dict()
     found = _renamed(weights, own)
-    ignored = tuple(ignore)
-    strange = [k for k in found if k not in own and not any(name_matches(k, glob) for glob in ignored)]
+    strange = [k for k in found if k not in own and not any(name_matches(k, glob) for glob in ignore)]
     found = {k: v for k, v in found.items() if k in own}
     absent = _absent(own, found)
     if absent or strange:

@@ -64,8 +64,7 @@ def outcome(work: Callable[[], T]) -> T | Failed:
         return work()
     except Exception as error:
         failed = error
-    end = ending(failed)
-    if end is not None:
+    if (end := ending(failed)) is not None:
         raise end
     return Failed(failed)
 

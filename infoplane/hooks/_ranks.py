@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
-import torch
-from torch import nn
+from torch import distributed, nn
 
 from infoplane.core.errors import StoreError
 from infoplane.core.interrupts import stepwise
@@ -19,8 +18,7 @@ Share = Literal["first", "rows", "all"]
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class _Report:
+class _Report(NamedTuple):
     """The message of one rank to the others.
 
     `failure` is its error in words ("" if it could do its work), `must_end` whether the recording has to end with it.
@@ -105,7 +103,7 @@ class Ranks:
         if self.share == "first":
             return []
         reports: list[Any] = [None] * self.world_size
-        torch.distributed.all_gather_object(reports, report)
+        distributed.all_gather_object(reports, report)
         return reports
 
     def from_first(self, work: Callable[[], Any]) -> Any:
@@ -118,7 +116,7 @@ class Ranks:
                 result = [work()]
             except (OSError, ValueError, StoreError) as error:
                 result = [error]  # the others wait for it, and raise it as well
-        torch.distributed.broadcast_object_list(result, src=0)
+        distributed.broadcast_object_list(result, src=0)
         if isinstance(result[0], Exception):
             raise result[0]
         return result[0]
@@ -132,10 +130,9 @@ def find_ranks(model: nn.Module, *, shard_probe: bool) -> Ranks:
     ValueError
         If `shard_probe` is asked for a model whose forward pass needs all ranks.
     """
-    in_group = torch.distributed.is_available() and torch.distributed.is_initialized()
-    if not in_group or torch.distributed.get_world_size() == 1:
+    if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
         return Ranks(0, 1, "first")
-    rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    rank, world_size = distributed.get_rank(), distributed.get_world_size()
     if is_sharded(model):
         if shard_probe:
             raise ValueError(
@@ -155,4 +152,4 @@ def is_sharded(model: nn.Module) -> bool:
 def _share_buffers(model: nn.Module) -> None:
     """Give every rank the buffers of rank 0: batch statistics differ between the ranks of DDP."""
     for buffer in model.buffers():
-        torch.distributed.broadcast(buffer, src=0)
+        distributed.broadcast(buffer, src=0)

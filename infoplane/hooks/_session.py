@@ -135,12 +135,8 @@ class Session:
             "repeats": [int((probe.repeats == 1).sum()), passes] if passes else None,
             "seed": settings.seed,
             "target": probe.target,
-            "versions": {
-                "infoplane": infoplane.__version__,
-                "torch": str(torch.__version__),
-                "numpy": np.__version__,
-                "python": platform.python_version(),
-            },
+            "versions": {m.__name__: str(m.__version__) for m in (infoplane, torch, np)}
+            | {"python": platform.python_version()},
             **({} if settings.name is None else {"name": settings.name}),
             **({"about": settings.abouts[0]} if len(settings.abouts) == 1 else {}),
             **({} if self._members is None else {"members": self._members.count}),
@@ -156,9 +152,8 @@ class Session:
         self._ranks = self.prober.join_ranks()
         if self._ranks.takes_part:
             if self.settings.resume and self.settings.keep_activations:
-                run = self.destinations[0].run
-                if self.settings.number and run is not None:
-                    run = last_numbered(run)
+                named = self.destinations[0].run
+                run = last_numbered(named) if self.settings.number and named is not None else named
                 self.prober.keep(stored_reductions(run))
             self._ranks.together(self.prober.prepare)
             if (start := self.settings.weight_distance) is not False:

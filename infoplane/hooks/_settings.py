@@ -16,7 +16,7 @@ from infoplane.core.records import Sink
 from infoplane.hooks.metrics import GradientMoments
 from infoplane.hooks.probe import ProbeSet, as_probe_set
 from infoplane.hooks.reduce import Reduction, as_reduction
-from infoplane.hooks.schedule import Schedule
+from infoplane.hooks.schedule import Schedule, check_positive
 from infoplane.hooks.select import Layers, as_table
 
 Reduce = Reduction | str | Callable[[Tensor], Tensor]
@@ -82,8 +82,7 @@ class Settings:
         """Raise TypeError or ValueError for arguments that cannot be, or not together."""
         if not isinstance(self.model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, got {type(self.model).__qualname__}")
-        if self.probe_batch_size < 1:
-            raise ValueError(f"probe_batch_size must be at least 1, got {self.probe_batch_size}")
+        check_positive("probe_batch_size", self.probe_batch_size)
         if self.name is not None and not (isinstance(self.name, str) and self.name.strip()):
             raise ValueError(f"name is what figures call the run, a text such as 'seed 1', got {self.name!r:.80}")
         if self.number and self.run is None:

@@ -253,8 +253,7 @@ def to_numbers(values: Sequence[Tensor]) -> list[Any]:
     """Tensors of one shape as Python numbers, or lists of them; with one wait for the device."""
     if not values:
         return []
-    listed: list[Any] = torch.stack([v.to(values[0].device) for v in values]).tolist()
-    return listed
+    return list(torch.stack([v.to(values[0].device) for v in values]).tolist())
 
 
 class Parameters:

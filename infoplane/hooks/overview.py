@@ -151,8 +151,7 @@ class SizePlan:
     note: str = ""
 
     def bytes_of(self, layer: Layer) -> int:
-        itemsize: int = getattr(torch, layer.dtype).itemsize
-        return self.samples * layer.units * itemsize
+        return self.samples * layer.units * int(getattr(torch, layer.dtype).itemsize)
 
     @property
     def per_snapshot(self) -> int:

@@ -120,11 +120,10 @@ def as_probe_set(
     inputs = concatenated(names, parts)
     n = len(inputs)
     if isinstance(mask, str):
-        inputs = dataclasses.replace(inputs, mask=inputs.kwargs.get(mask))
-    elif mask is not None:
-        if mask.ndim != 2 or len(mask) != n:
-            raise ValueError(f"mask must have shape ({n}, tokens), got {tuple(mask.shape)}")
-        inputs = dataclasses.replace(inputs, mask=mask.detach().clone())
+        mask = inputs.kwargs.get(mask)
+    elif mask is not None and (mask.ndim != 2 or len(mask) != n):
+        raise ValueError(f"mask must have shape ({n}, tokens), got {tuple(mask.shape)}")
+    inputs = dataclasses.replace(inputs, mask=None if mask is None else mask.detach().clone())
     if n < 2:
         raise ValueError(f"the probe needs at least 2 samples, got {n}")
     y = _joined_labels(names, labels)
@@ -251,8 +250,7 @@ def _collected(loader: DataLoader[Any]) -> tuple[Inputs, npt.NDArray[Any]]:
     if not isinstance(loader.sampler, SequentialSampler) and not isinstance(loader.dataset, IterableDataset):
         sampler = type(loader.sampler).__name__
         raise ValueError(f"the probe's loader draws its samples by a {sampler}; pass one with shuffle=False")
-    dropped = len(loader.dataset) % (loader.batch_size or 1) if loader.drop_last else 0  # type: ignore[arg-type]
-    if dropped:
+    if loader.drop_last and (dropped := len(loader.dataset) % (loader.batch_size or 1)):  # type: ignore[arg-type]
         raise ValueError(f"the probe's loader drops the last {dropped} samples; pass one with drop_last=False")
     (x, y), (again, _) = surely(keep_random_state(torch.device("cpu")), lambda: (_one_pass(loader), _one_pass(loader)))
     if not all(torch.equal(a, b) for a, b in zip(x.tensors, again.tensors, strict=True)):

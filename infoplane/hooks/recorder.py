@@ -34,9 +34,8 @@ def _with_arguments_of(
 
         own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
         given = inspect.signature(settings)
-        init.__signature__ = given.replace(  # type: ignore[attr-defined]
-            parameters=[own, *given.parameters.values()], return_annotation=None
-        )
+        parameters = [own, *given.parameters.values()]
+        init.__signature__ = given.replace(parameters=parameters, return_annotation=None)  # type: ignore[attr-defined]
         return init
 
     return decorate

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from infoplane.core.exact import extremes, fits_float64
+from infoplane.hooks.schedule import check_positive
 
 MAX_UNITS = 65536
 """A layer of more units is not flattened unless the user raises this limit."""
@@ -34,11 +35,9 @@ class Reduction(Protocol):
 
     def label(self, shape: tuple[int, ...]) -> str:
         """The name of the reduction of samples of this shape, as the layer's record has it."""
-        ...
 
     def __call__(self, t: Tensor, mask: Tensor | None) -> Tensor:
         """(rows, *shape) -> (rows, *units)."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -120,8 +119,7 @@ class Tokens:
         """(rows, tokens, ...) -> (rows, units); ReductionError where there is no such position."""
         _need_tokens(t, self.label(()))
         tokens = t.shape[1]
-        bad = [p for p in self.positions if not -tokens <= p < tokens]
-        if bad:
+        if bad := [p for p in self.positions if not -tokens <= p < tokens]:
             raise ReductionError(f"has {tokens} tokens, so there is none at position {bad[0]}")
         return t[:, list(self.positions)].reshape(len(t), -1)
 
@@ -204,16 +202,14 @@ def tokens(positions: Sequence[int]) -> Reduction:
 
 
 def units(n: int, seed: int = 0) -> Reduction:
-    """Keep n seeded units."""
-    if n < 1:
-        raise ValueError(f"n must be at least 1, got {n}")
+    """Keep n units, drawn by `seed`; ValueError if `n` is below 1."""
+    check_positive("n", n)
     return Units(n, seed)
 
 
 def projection(n: int, seed: int = 0) -> Reduction:
-    """Keep n seeded Gaussian projections."""
-    if n < 1:
-        raise ValueError(f"n must be at least 1, got {n}")
+    """Keep n Gaussian projections, drawn by `seed`; ValueError if `n` is below 1."""
+    check_positive("n", n)
     return Projection(n, seed)
 
 

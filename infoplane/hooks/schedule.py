@@ -51,22 +51,19 @@ class Plan:
 
 @dataclass(frozen=True)
 class _Named:
-    """A schedule with a name that knows its steps up to an end."""
+    """A schedule with a name."""
 
     label: str
 
-    def planned(self, total: int) -> Iterable[int]:
-        raise NotImplementedError
-
-    def plan(self, total: int) -> Plan:
-        """The steps taken in a run of `total` steps; ValueError for a negative number."""
-        if total < 0:
-            raise ValueError(f"total must be the number of steps of the run, got {total}")
-        steps = {0, total, *(s for s in self.planned(total) if 0 <= s <= total)}
-        return Plan(self.label, total, tuple(sorted(steps)))
-
     def __str__(self) -> str:
         return self.label
+
+    def _plan(self, total: int, steps: Iterable[int]) -> Plan:
+        """The plan of a run of `total` steps, with those of `steps` that lie in it; ValueError for a negative total."""
+        if total < 0:
+            raise ValueError(f"total must be the number of steps of the run, got {total}")
+        taken = {0, total, *(s for s in steps if 0 <= s <= total)}
+        return Plan(self.label, total, tuple(sorted(taken)))
 
 
 @dataclass(frozen=True)
@@ -78,8 +75,8 @@ class _Every(_Named):
     def due(self, step: int, previous: int) -> bool:
         return step // self.n > previous // self.n
 
-    def planned(self, total: int) -> Iterable[int]:
-        return range(0, total + 1, self.n)
+    def plan(self, total: int) -> Plan:
+        return self._plan(total, range(0, total + 1, self.n))
 
 
 def every(n: int) -> Schedule:
@@ -90,7 +87,7 @@ def every(n: int) -> Schedule:
     ValueError
         If `n` is below 1.
     """
-    _positive("n", n)
+    check_positive("n", n)
     return _Every(f"every({n})", n)
 
 
@@ -109,8 +106,8 @@ def epochs(n: int = 1, *, steps_per_epoch: int = 1) -> Schedule:
     ValueError
         If either is below 1.
     """
-    _positive("n", n)
-    _positive("steps_per_epoch", steps_per_epoch)
+    check_positive("n", n)
+    check_positive("steps_per_epoch", steps_per_epoch)
     return _Every(f"epochs({n}, steps_per_epoch={steps_per_epoch})", n * steps_per_epoch)
 
 
@@ -123,8 +120,8 @@ class _Steps(_Named):
     def due(self, step: int, previous: int) -> bool:
         return bisect.bisect_right(self.steps, step) > bisect.bisect_right(self.steps, previous)
 
-    def planned(self, total: int) -> Iterable[int]:
-        return self.steps
+    def plan(self, total: int) -> Plan:
+        return self._plan(total, self.steps)
 
 
 def log_spaced(points: int | None = None, total: int | None = None, *, per_decade: int | None = None) -> Schedule:
@@ -142,7 +139,7 @@ def log_spaced(points: int | None = None, total: int | None = None, *, per_decad
     """
     if points is None and total is None:
         per_decade = 20 if per_decade is None else per_decade
-        _positive("per_decade", per_decade)
+        check_positive("per_decade", per_decade)
         powers = (10.0 ** (k / per_decade) for k in range(int(per_decade * math.log10(MAX_STEP)) + 1))
         return _Steps(f"log_spaced(per_decade={per_decade})", tuple(sorted({round(power) for power in powers})))
     if points is None or total is None or per_decade is not None:
@@ -150,11 +147,10 @@ def log_spaced(points: int | None = None, total: int | None = None, *, per_decad
             "log_spaced takes points and total, or per_decade alone; "
             f"got points={points}, total={total}, per_decade={per_decade}"
         )
-    _positive("total", total)
+    check_positive("total", total)
     if points < 2:
         raise ValueError(f"points must be at least 2, got {points}")
-    exponents = (math.log(total) * k / (points - 1) for k in range(points))
-    steps = sorted({round(math.exp(e)) for e in exponents})
+    steps = sorted({round(math.exp(math.log(total) * k / (points - 1))) for k in range(points)})
     return _Steps(f"log_spaced({points}, {total})", tuple(steps))
 
 
@@ -167,8 +163,8 @@ class _ByFunction(_Named):
     def due(self, step: int, previous: int) -> bool:
         return bool(self.function(step))
 
-    def planned(self, total: int) -> Iterable[int]:
-        return (s for s in range(total + 1) if self.function(s))
+    def plan(self, total: int) -> Plan:
+        return self._plan(total, (s for s in range(total + 1) if self.function(s)))
 
 
 def as_schedule(schedule: object) -> Schedule:
@@ -197,8 +193,8 @@ def as_schedule(schedule: object) -> Schedule:
     )
 
 
-def _positive(name: str, value: int) -> None:
-    """Raise ValueError for a number below 1."""
+def check_positive(name: str, value: int) -> None:
+    """Raise ValueError, which names the argument, for a number below 1."""
     if value < 1:
         raise ValueError(f"{name} must be at least 1, got {value}")
 

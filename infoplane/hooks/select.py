@@ -114,19 +114,17 @@ def _resolve_string(spec: str, modules: Mapping[str, Named], model_name: str) ->
     by_name = {name: n for n in modules.values() for name in n.names}
     if spec in by_name and spec:
         return [Target(by_name[spec])]
-    parsed = _SPEC.match(spec)
-    assert parsed is not None  # every string matches
-    pattern = parsed["name"] if parsed["name"] in by_name else without_wrappers(parsed["name"])
-    site: Site = "in" if parsed["site"] == "in" else "out"
-    call = int(parsed["call"]) if parsed["call"] else None
-    path = parsed["path"] or None
+    name, number, place, path = _SPEC.findall(spec)[0]  # every string matches; "" for what it does not say
+    pattern = name if name in by_name else without_wrappers(name)
+    site: Site = "in" if place == "in" else "out"
+    call = int(number) if number else None
     if pattern in by_name:
-        return [Target(by_name[pattern], site, call, path)]
+        return [Target(by_name[pattern], site, call, path or None)]
     fits = {name: name_matches(name, pattern) for name in by_name if name}
     matched = [n for n in modules.values() if n.has_forward and any(fits.get(name) for name in n.names)]
     if not matched:
         raise ValueError(_no_match(repr(spec), pattern, modules, model_name))
-    return [Target(n, site, call, path, exact=False) for n in matched]
+    return [Target(n, site, call, path or None, exact=False) for n in matched]
 
 
 def as_table(value: T | Mapping[str, T] | None) -> Mapping[str, T]:

@@ -265,6 +265,20 @@ def test_a_foreign_index_reads_nothing_outside_its_folder(live, tmp_path):
         again(tmp_path / "run", [index.parent])
 
 
+def test_a_folder_whose_file_holds_no_weights_is_left_out(tmp_path):
+    (here := tmp_path / "checkpoint-1").mkdir()
+    torch.save(torch.ones(3), here / "pytorch_model.bin")
+    with pytest.warns(UserWarning, match="it holds a Tensor, not the weights"), pytest.raises(ValueError, match="1 ch"):
+        again(tmp_path / "run", [here])
+
+
+def test_a_log_that_is_no_list_is_passed_over(live, tmp_path):
+    (here := tmp_path / "checkpoint-0").mkdir()
+    torch.save(torch.load(files(live)[0])["model"], here / "pytorch_model.bin")
+    (here / "trainer_state.json").write_text('{"global_step": 0, "log_history": 7}')
+    assert again(tmp_path / "run", [here]).recorded == (0,)
+
+
 FACTORY = """
 import torch
 from torch import nn

@@ -171,8 +171,7 @@ def last_numbered(path: Path) -> Path | None:
 
 def choose_numbered(path: Path, ranks: Ranks, *, resume: bool) -> Path:
     """Make the directory with the number after the highest, or with `resume` take the last; the same on every rank."""
-    chosen: Path = ranks.from_first(lambda: (last_numbered(path) if resume else None) or _make_next(path))
-    return chosen
+    return Path(ranks.from_first(lambda: (last_numbered(path) if resume else None) or _make_next(path)))
 
 
 def _make_next(path: Path) -> Path:
@@ -245,13 +244,12 @@ def forget(session: object) -> None:
 def refuse_unclosed(runs: Iterable[Path | None]) -> None:
     """Raise StoreError where one of these directories is still recorded into by a recorder of this process."""
     wanted = {run.absolute() for run in runs if run is not None}
-    for entry in _unclosed:
-        for run in _runs(entry.destinations):
-            if entry.pid == os.getpid() and run.absolute() in wanted:
-                raise StoreError(
-                    f"{printable(run)} is still recorded into by a recorder of this process that was never closed; "
-                    "call its close(), or infoplane.hooks.close_recorders() where its name is lost"
-                )
+    for run in _runs(d for entry in _unclosed if entry.pid == os.getpid() for d in entry.destinations):
+        if run.absolute() in wanted:
+            raise StoreError(
+                f"{printable(run)} is still recorded into by a recorder of this process that was never closed; "
+                "call its close(), or infoplane.hooks.close_recorders() where its name is lost"
+            )
 
 
 def close_recorders() -> list[Path]:
