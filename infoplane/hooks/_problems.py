@@ -132,7 +132,7 @@ def say(error: BaseException) -> str:
 
 @dataclass
 class _Listed:
-    """One problem, with how often and at which steps it arose."""
+    """One problem, with how often and at which steps it arose; a `note` is of what the model did not call."""
 
     what: str
     note: bool
@@ -190,7 +190,7 @@ class Problems:
         return None
 
     def refuse(self, missing: Mapping[str, Exception], step: int | None) -> None:
-        """Raise the first error of what is missing, by name; or, where failures are forgiven, list and count them."""
+        """List and count what is `missing` (name -> error); where failures are not forgiven, raise the first."""
         if not self.forgiving:
             raise_any(missing)
         kinds: dict[str, dict[str, Exception]] = {}  # one warning for each kind of problem

@@ -252,7 +252,7 @@ class Session:
         return taken
 
     def _visit(self, step: int, epoch: Any, metrics: Any) -> Visit:
-        """The arguments of one call, with its metrics and gradient moments as numbers."""
+        """Return the arguments of one call of `snapshot`, with its metrics as numbers and its gradient moments."""
         attempt, moments = self.problems.attempt, self.settings.gradients
         notes = {SHIFT: self._steps.shift}
         for destination in () if self._noted_shift else self.destinations:
@@ -388,7 +388,10 @@ class Watch:
         self._seen_repeats = False
 
     def look(self, step: int, before: Sequence[Layer], found: Captured, probe: ProbeSet, *, axis: int) -> None:
-        """Raise NonFiniteError for NaN and infinite values if asked to, and warn otherwise; `axis` has the rows."""
+        """Look at what a pass found, with rows along `axis`, against the layers as they were `before`.
+
+        Raise NonFiniteError for NaN and infinite values where that was asked for; warn of all else.
+        """
         self._changes(step, before, found.layers)
         self._finite(step, found.values)
         if probe.passes and not self._seen_repeats:

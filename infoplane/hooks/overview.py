@@ -140,7 +140,11 @@ def _row(calls: Sequence[ModuleCall], n: int, samples: int, seen: Observation) -
 
 @dataclass(frozen=True)
 class SizePlan:
-    """Bytes of one snapshot and of the run, beside the free disk."""
+    """Bytes of one snapshot and of the run, beside the free disk.
+
+    `snapshots` is None where their number is open; `free` are the bytes of the disk in the folder `where`, None where
+    no activations are kept. `note` are lines that the printed plan shows as they are.
+    """
 
     layers: tuple[Layer, ...]
     samples: int

@@ -58,7 +58,10 @@ class ProbeSet:
         return self.first_pass + sum(len(p) for p in self.passes)
 
     def share(self, rank: int, world_size: int) -> ProbeSet:
-        """A contiguous part of the inputs for one of `world_size` processes, with their further passes."""
+        """Return the part of process `rank` out of `world_size`: contiguous inputs, with their rows of every pass.
+
+        ValueError where there are fewer inputs than processes.
+        """
         n = self.first_pass
         start, stop = n * rank // world_size, n * (rank + 1) // world_size
         if n < world_size:
@@ -71,7 +74,7 @@ class ProbeSet:
         return dataclasses.replace(self, inputs=inputs, passes=passes, rows=rows)
 
     def chunks(self, size: int) -> Iterator[tuple[int, int, Inputs, int]]:
-        """(first row, one past the last, inputs, pass) in pieces of at most `size`, passes one after the other."""
+        """Yield (first row, one past the last, inputs, number of the pass) for at most `size` rows, pass after pass."""
         row = 0
         passes: list[range | Tensor] = [range(self.first_pass), *self.passes]
         for k, indices in enumerate(passes):
@@ -187,7 +190,7 @@ def next_tokens(ids: Any, mask: Any = None) -> Tensor:
 
 
 def label_words(record: Probe, layers: Iterable[Layer]) -> str:
-    """A line of the printed plan about labels for each position; "" for one label a sample."""
+    """Return the line of the printed plan about labels for each position; "" where each sample has one label."""
     if record.positions is None:
         return ""
     words = position_words(record.positions, record.samples, int(unlabelled(record.labels).sum()))
@@ -222,7 +225,7 @@ def _joined_labels(names: Sequence[str], labels: Sequence[npt.NDArray[Any]]) -> 
 
 
 def _parts(probe: Any) -> tuple[tuple[str, ...], list[Any], list[Any]]:
-    """Names, inputs and labels of the parts of a probe; TypeError for a part of another form."""
+    """Return (names, inputs, labels) of the parts of a probe; TypeError for a part that is no (x, y)."""
     named = probe if isinstance(probe, Mapping) else {"all": probe}
     if not named:
         raise ValueError("the probe has no parts")
@@ -244,7 +247,7 @@ def _is_pair(value: Any) -> bool:
 
 
 def _collected(loader: DataLoader[Any]) -> tuple[Inputs, npt.NDArray[Any]]:
-    """All batches (x, y) of a loader, in order; ValueError where it shuffles or drops samples."""
+    """Return (x, y) of all batches of a loader, joined in order; ValueError where it shuffles or drops samples."""
     # A probe is the same samples in the same order for ever: two passes show whether the loader gives them so. The
     # global random state stays as it was.
     if not isinstance(loader.sampler, SequentialSampler) and not isinstance(loader.dataset, IterableDataset):
@@ -259,7 +262,7 @@ def _collected(loader: DataLoader[Any]) -> tuple[Inputs, npt.NDArray[Any]]:
 
 
 def _one_pass(loader: DataLoader[Any]) -> tuple[Inputs, npt.NDArray[Any]]:
-    """All inputs and labels that a loader gives, joined; TypeError where a batch is no (x, y)."""
+    """Return (inputs, labels) of all batches that a loader gives; TypeError where a batch is no (x, y)."""
     xs, ys = [], []
     for batch in loader:
         if not _is_pair(batch):
@@ -322,7 +325,7 @@ class Inputs:
         return len(self.tensors[0])
 
     def take(self, rows: range | slice | Tensor) -> Inputs:
-        """The inputs of some rows."""
+        """Return the inputs of these rows, with their mask."""
         at = slice(rows.start, rows.stop) if isinstance(rows, range) else rows  # a slice gives a view
         mask = None if self.mask is None else self.mask[at]
         return dataclasses.replace(self.map(lambda t: t[at]), mask=mask)
@@ -409,7 +412,7 @@ def equal_input_ids(inputs: Inputs) -> npt.NDArray[np.int64]:
 
 
 def _row_bytes(t: Tensor) -> npt.NDArray[np.uint8]:
-    """The bytes (N, bytes) of each row, equal for equal numbers."""
+    """Return the bytes of each row, (N, bytes), which are equal for equal numbers."""
     t = t.detach().cpu()
     if t.is_floating_point():
         t = t + 0.0  # -0.0 becomes 0.0

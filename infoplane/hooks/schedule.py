@@ -219,7 +219,7 @@ class StepCounter:
         self._resumed = last_step
 
     def call(self, value: Any, *, force: bool = False) -> tuple[int, bool]:
-        """The step of one call, whose value is the loop's counter, and whether it is due.
+        """Return (the step of this call, whether it is due); `value` is the loop's counter, `force` makes it due.
 
         A restarted training may go back before the last stored step: its first call sets where it goes on.
 

@@ -30,7 +30,8 @@ class Target:
     """One module to record, with what the user said about it.
 
     `call` and `path` are None where they were left open; `exact` is false for a module that a pattern found,
-    which may be passed over when it never runs.
+    which may be passed over when it never runs. `op` is the function called inside the module that is recorded, "" for
+    the module itself.
     """
 
     named: Named
@@ -128,7 +129,7 @@ def _resolve_string(spec: str, modules: Mapping[str, Named], model_name: str) ->
 
 
 def as_table(value: T | Mapping[str, T] | None) -> Mapping[str, T]:
-    """A table from pattern of names to value; a value that was given alone is for all names, "*"."""
+    """Return {pattern of names: value}; a value that was given alone is for all names, "*"; nothing for None."""
     return {} if value is None else value if isinstance(value, Mapping) else {"*": value}
 
 
@@ -140,7 +141,8 @@ def by_pattern(table: Mapping[str, T], names: Sequence[str], default: D) -> T | 
 
 
 def check_patterns(what: str, table: Iterable[str], names: Sequence[str], kind: str) -> None:
-    """Raise ValueError for a pattern that fits nothing: what it was meant for would be treated otherwise, unnoticed."""
+    """Raise ValueError for a pattern of the option `what` that fits none of `names`, which are names of a `kind`."""
+    # Unnoticed, what the pattern was meant for would be treated as if the option were not there.
     for pattern in table:
         if pattern != "*" and not any(name == pattern or name_matches(name, pattern) for name in names):
             near = ", ".join(closest(pattern, names)) + across_parts(pattern, names)

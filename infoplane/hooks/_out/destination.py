@@ -132,8 +132,9 @@ MAY_DIFFER = ("versions", "schedule", "skipped", "selection", "name")
 def open_store(
     path: Path, options: Mapping[str, Any], layers: Sequence[Layer], ranks: Ranks
 ) -> tuple[StoreWriter | None, int | None, int | None]:
-    """Return (this process's writer if it writes, last step and counter shift of the run that is resumed or None).
+    """Open the store of a run; return (this process's writer, last step, counter shift).
 
+    The writer is None on a rank that does not write, the others are None for a new run; `options` are the writer's.
     Rank 0 makes or resumes the run, then the others that write join it; what rank 0 raises, all raise.
     """
     each_writes = ranks.share == "rows"
