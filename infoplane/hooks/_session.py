@@ -197,7 +197,8 @@ class Session:
         resumed = [(last, shift) for last, shift in found if last is not None]
         if len(resumed) < len(found):
             return None
-        last_step, shift = min(resumed)  # where members stopped at different steps, the earliest
+        # Where members stopped at different steps, the earliest; of one step, of a member that noted a shift.
+        last_step, shift = min(resumed, key=lambda ends: (ends[0], ends[1] is None))
         self._steps.resume(last_step, shift)
         self._noted_shift = False
         return last_step

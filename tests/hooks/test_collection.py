@@ -1,6 +1,7 @@
 """Collections: each member's run is what recording that member alone gives."""
 
 import copy
+import json
 
 import numpy as np
 import pytest
@@ -174,6 +175,21 @@ def test_resume_takes_the_step_that_all_members_have(tmp_path):
             for s in steps:
                 rec.snapshot(s)
     assert infoplane.open_run(tmp_path / "m3").steps() == [0, 1, 2, 3]
+
+
+def test_resume_where_one_member_did_not_note_the_shift_of_its_counters(tmp_path):
+    """As a full disk may leave it: the others tell."""
+    models, state = collection()
+    for steps in ([0, 1], [2]):
+        with CollectionRecorder(
+            models[0], (X, Y), tmp_path / "m{member}", state=lambda: state, quiet=True, resume=True, schedule=every(1)
+        ) as rec:
+            for s in steps:
+                rec.snapshot(s)
+        (file,) = (tmp_path / "m0" / "sessions").glob("*1.json")
+        held = json.loads(file.read_text())
+        file.write_text(json.dumps(held | {"notes": {}}))
+    assert infoplane.open_run(tmp_path / "m0").steps() == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize(
