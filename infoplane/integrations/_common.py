@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +13,6 @@ from infoplane.hooks import Recorder
 from infoplane.integrations.figures import with_figures
 
 By = Literal["epoch", "step"]
-Figures = Mapping[str, Callable[[Any], Any]]
 
 
 class Recording:
@@ -67,14 +66,9 @@ def whole(total: float | None) -> int | None:
 
 
 def only_numbers(values: Mapping[str, Any]) -> dict[str, float]:
-    """The entries of a framework's metrics that are single numbers."""
-    numbers = {}
-    for name, value in values.items():
-        if isinstance(value, Tensor) and value.numel() == 1:
-            numbers[name] = float(value.detach())
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            numbers[name] = float(value)
-    return numbers
+    """The entries of a framework's metrics that are single numbers or tensors of one number, as floats."""
+    read = {name: float(v.detach()) if isinstance(v, Tensor) and v.numel() == 1 else v for name, v in values.items()}
+    return {name: float(v) for name, v in read.items() if isinstance(v, int | float) and not isinstance(v, bool)}
 
 
 def autocast_of(precision: str) -> torch.dtype | None:

@@ -8,8 +8,8 @@ from typing import Any
 from torch import nn
 
 from infoplane.hooks import Recorder
-from infoplane.integrations._common import Figures, autocast_of
-from infoplane.integrations.figures import with_figures
+from infoplane.integrations._common import autocast_of
+from infoplane.integrations.figures import Figures, with_figures
 
 try:
     from accelerate import Accelerator

@@ -12,6 +12,9 @@ from PIL import Image
 
 from infoplane.core import Snapshot
 
+Figures = Mapping[str, Callable[[Any], Any]]
+"""Functions that draw a results table and return axes, by the names of their figures."""
+
 DPI = 144
 
 
@@ -48,9 +51,7 @@ class FigureLog:
 
     on_device: ClassVar[bool] = True  # it reads the table alone
 
-    def __init__(
-        self, live: Any, figures: Mapping[str, Callable[[Any], Any]], loggers: Any, *, every: int = 10
-    ) -> None:
+    def __init__(self, live: Any, figures: Figures, loggers: Any, *, every: int = 10) -> None:
         each = list(loggers) if isinstance(loggers, list | tuple) else [loggers]
         if not each:
             raise ValueError("figures need a logger: a SummaryWriter of TensorBoard or a run of Weights & Biases")
@@ -84,7 +85,7 @@ class FigureLog:
 
 
 def takes_images(logger: Any) -> bool:
-    """Whether it is a writer of TensorBoard (or tensorboardX) or a run of Weights & Biases."""
+    """Whether a logger is a writer of TensorBoard (or tensorboardX) or a run of Weights & Biases."""
     return hasattr(logger, "add_image") or hasattr(logger, "define_metric")
 
 
@@ -104,10 +105,8 @@ def give(logger: Any, name: str, image: Image.Image, step: int) -> None:
         logger.log({name: sys.modules["wandb"].Image(image), "infoplane/step": step})
 
 
-def with_figures(
-    sinks: Iterable[Any], figures: Mapping[str, Callable[[Any], Any]], loggers: Iterable[Any]
-) -> list[Any]:
-    """The sinks and one that draws figures from the live estimation among them; ValueError unless there is just one."""
+def with_figures(sinks: Iterable[Any], figures: Figures, loggers: Iterable[Any]) -> list[Any]:
+    """The sinks and a FigureLog that draws from the live estimation among them; ValueError unless just one is there."""
     sinks = list(sinks)
     live = [sink for sink in sinks if hasattr(sink, "table")]
     if len(live) != 1:

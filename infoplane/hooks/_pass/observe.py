@@ -36,14 +36,12 @@ LINEAR = (nn.Linear, nn.Bilinear, nn.Embedding, nn.EmbeddingBag, nn.modules.conv
 
 MAPPING_OPS = frozenset({"linear", "matmul", "mm", "bmm", "addmm", "einsum", "conv1d", "conv2d", "conv3d", "embedding"})
 
-AFFINE_OPS = MAPPING_OPS | frozenset(
-    {
-        "add", "sub", "rsub", "mul", "div", "true_divide", "neg", "lerp", "addcmul", "sum", "cat", "stack",
-        "dropout", "to", "type", "type_as", "float", "double", "half", "bfloat16", "contiguous", "clone", "detach",
-        "t", "transpose", "permute", "movedim", "reshape", "view", "flatten", "unflatten", "squeeze", "unsqueeze",
-        "expand", "expand_as", "chunk", "split", "index_select", "narrow",
-    }
-)  # fmt: skip
+AFFINE_OPS = MAPPING_OPS.union(
+    ["add", "sub", "rsub", "mul", "div", "true_divide", "neg", "lerp", "addcmul", "sum", "cat", "stack", "dropout"],
+    ["to", "type", "type_as", "float", "double", "half", "bfloat16", "contiguous", "clone", "detach"],
+    ["t", "transpose", "permute", "movedim", "reshape", "view", "flatten", "unflatten", "squeeze", "unsqueeze"],
+    ["expand", "expand_as", "chunk", "split", "index_select", "narrow"],
+)
 """Functions with which such a layer puts its parts together."""
 
 
