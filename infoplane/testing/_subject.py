@@ -131,6 +131,9 @@ def require_finite(found: dict[str, Quantity], what: str) -> None:
         require(bool(torch.isfinite(q.value).all()), f"{name} {what}")
 
 
-def require_zero(q: Quantity, what: str) -> None:
-    """Require a value of 0 bits."""
-    require(bool((q.value.abs() < SAME).all()), f"I(T;Y) {what} must be 0, got {q.value.tolist()}")
+def require_zero(found: dict[str, Quantity], what: str) -> None:
+    """Require finite values of every quantity, and 0 bits of I(T;Y) where it is estimated."""
+    require_finite(found, f"{what} must be finite")
+    if "I(T;Y)" in found:
+        value = found["I(T;Y)"].value
+        require(bool((value.abs() < SAME).all()), f"I(T;Y) {what} must be 0, got {value.tolist()}")
