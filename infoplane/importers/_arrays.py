@@ -134,15 +134,14 @@ def from_arrays(
 
 def _check_free(run: Path, overwrite: bool) -> None:
     """Raise StoreError unless the directory is new, empty, or holds a run that may be replaced."""
-    held = next(run.iterdir(), None) if run.is_dir() else None
-    if (run / RUN_FILE).exists():
-        if overwrite:
-            return
+    is_run = (run / RUN_FILE).exists()
+    if is_run and not overwrite:
         raise StoreError(
             f"{run} already holds a run, which an import replaces with overwrite=True alone; choose "
             "another directory, or delete this one"
         )
-    if held is not None:
+    held = next(run.iterdir(), None) if run.is_dir() else None
+    if held is not None and not is_run:
         raise StoreError(f"{run} is not empty, it holds {held.name!r}; choose a directory that does not exist yet")
 
 
@@ -224,14 +223,12 @@ def _layers(taken: Taken, roles: Mapping[str, Role], samples: int) -> tuple[Laye
         if sorted(own) != sorted(arrays):
             raise ValueError(f"step {step} has the layers {', '.join(own)}; the first step has {', '.join(arrays)}")
         for name, t in arrays.items():
-            found, expected = tuple(own[name].shape), (samples, *t.shape[1:])
-            if found != expected:
-                raise ValueError(f"layer {name!r} at step {step} must have shape {expected}, got {found}")
-            if own[name].dtype != t.dtype:
-                raise ValueError(
-                    f"layer {name!r} is {t.dtype} at step {first} and {own[name].dtype} at step {step}; bring all "
-                    "steps to one dtype"
-                )
+            shape, dtype, expected = tuple(own[name].shape), own[name].dtype, (samples, *t.shape[1:])
+            if shape != expected:
+                raise ValueError(f"layer {name!r} at step {step} must have shape {expected}, got {shape}")
+            if dtype != t.dtype:
+                where = f"{t.dtype} at step {first} and {dtype} at step {step}"
+                raise ValueError(f"layer {name!r} is {where}; bring all steps to one dtype")
     return tuple(_layer(depth, name, t, role_of.get(name, "other")) for depth, (name, t) in enumerate(arrays.items()))
 
 
@@ -261,8 +258,7 @@ def _metrics(metrics: Mapping[Any, Mapping[str, Any]], taken: Taken) -> dict[int
     found = _by_step(metrics, "metrics")
     for step, numbers in found.items():
         if step not in taken:
-            steps = ", ".join(map(str, taken))
-            raise ValueError(f"metrics: there are no activations at step {step}; steps are {steps}")
+            raise ValueError(f"metrics: no activations at step {step}; steps are {', '.join(map(str, taken))}")
         for name, value in numbers.items():
             if not _is_number(value):
                 raise TypeError(f"metric {name!r} at step {step} must be one number, got {value!r:.60}")

@@ -27,12 +27,8 @@ def names_in(file: str | os.PathLike[str]) -> list[str]:
     values = as_array(arrays[0], file.name) if len(arrays) == 1 else None
     if values is None or values.size != max(values.shape, default=0):
         raise ValueError(f"{file.name} should hold one array with one name or number for each row")
-    return [_name(value) for value in values.reshape(-1).tolist()]
-
-
-def _name(value: Any) -> str:
-    """A value as a name: 3.0 as "3"."""
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+    # A whole number is a name without a point, as "3" for 3.0.
+    return [str(int(v)) if isinstance(v, float) and v.is_integer() else str(v) for v in values.reshape(-1).tolist()]
 
 
 def metrics_in(file: str | os.PathLike[str]) -> Metrics:
@@ -108,10 +104,7 @@ def without_files(options: Mapping[str, Any], steps: Collection[int]) -> dict[st
     if isinstance(file, str | os.PathLike):
         found = metrics_in(file)
         read["metrics"] = {step: numbers for step, numbers in found.items() if step in steps}
-        # A log of the training has more steps than were saved.
-        if len(read["metrics"]) < len(found):
-            warn(
-                f"{Path(file).name}: {len(found) - len(read['metrics'])} of {len(found)} steps have no activations and "
-                "are left out"
-            )
+        missing = len(found) - len(read["metrics"])  # a log of the training has more steps than were saved
+        if missing:
+            warn(f"{Path(file).name}: {missing} of {len(found)} steps have no activations and are left out")
     return read

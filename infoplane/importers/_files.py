@@ -173,9 +173,8 @@ def _taken(where: str, step: int | None, values: dict[str, Any]) -> tuple[Rows, 
             f"{where}: {masked!r} hides positions, which an import cannot leave out; reduce the layers over "
             "their tokens and save them without it, or give the array another name if it is a layer"
         )
-    layers = any(np.ndim(value) for value in values.values())
-    source = Rows.of(where, labels=found["labels"], inputs=found["inputs"], ids=found["ids"], layers=layers)
-    stated = found["steps"]
+    stated = found.pop("steps")
+    source = Rows.of(where, layers=any(np.ndim(value) for value in values.values()), **found)
     return source, list(_steps(where, step, stated, values, source)) if values or stated is not None else []
 
 
@@ -187,9 +186,7 @@ def _pop(where: str, values: dict[str, Any], names: tuple[str, ...]) -> Any:
     """Remove and return the value that has one of these names; None where there is none, ValueError for two."""
     held = [name for name in names if name in values]
     if len(held) > 1:
-        raise ValueError(
-            f"{where} has both {held[0]!r} and {held[1]!r}; keep one, and rename the other if it is a layer"
-        )
+        raise ValueError(f"{where} has both {held[0]!r} and {held[1]!r}; keep one, or rename one that is a layer")
     return values.pop(held[0]) if held else None
 
 
@@ -218,13 +215,10 @@ def _parts_of(file: Path, entries: Mapping[Key, Any]) -> Iterable[_Step]:
         nested = len(key) > 1 and (isinstance(key[0], int) or key[0].isdecimal())
         names = key[1:] if nested else key
         if not all(isinstance(name, str) for name in names):
-            shown = "/".join(map(str, key))
-            raise ValueError(
-                f"{file.name}: {shown!r:.120} has a number for a name; expected {{step: {{layer: tensor}}}}"
-            )
+            shown = f"{file.name}: {'/'.join(map(str, key))!r:.120}"
+            raise ValueError(f"{shown} has a number for a name; expected {{step: {{layer: tensor}}}}")
         step = _whole_steps(file.name, [int(key[0])])[0] if nested else None
-        own = by_step.setdefault(step, {})
-        name = "/".join(map(str, names))
+        own, name = by_step.setdefault(step, {}), "/".join(map(str, names))
         if name in own:
             raise ValueError(f"{file.name} has {name!r} twice")
         own[name] = value
@@ -312,9 +306,7 @@ def _labels_file(file: Path) -> Rows:
     if is_mat(file):
         ids, labels = (None if one is None else column(one) for one in (ids, labels))
     if labels is None or values:
-        raise ValueError(
-            f"{file.name} should hold one array of labels, and sample_ids at most beside it; it has {names}"
-        )
+        raise ValueError(f"{file.name} should hold one array of labels, and at most sample_ids beside; it has {names}")
     return Rows.of(file.name, labels=labels, ids=ids)
 
 
@@ -353,7 +345,5 @@ def _merged(found: dict[int, dict[str, Any]], given: Any) -> Any:
             return given
         twice = next((name for name in numbers if name in held and held[name] != numbers[name]), None)
         if twice is not None:
-            raise ValueError(
-                f"metric {twice!r} of step {step} stands in a file as {held[twice]}, and is given as another"
-            )
+            raise ValueError(f"metric {twice!r} of step {step} is {held[twice]} in a file, and is given as another")
     return {step: {**found.get(step, {}), **given.get(step, {})} for step in {**found, **given}}

@@ -85,9 +85,7 @@ def _numpy_array(file: Path) -> Any:
     """The array in a `.npy`; ValueError where it is a pickle or damaged."""
     with file.open("rb") as stream:
         if stream.read(6) != b"\x93NUMPY":
-            raise ValueError(
-                "it is no array that numpy.save wrote (a pickle, as masked arrays are dumped, is not read)"
-            )
+            raise ValueError("it is no array that numpy.save wrote (a pickle, as of a masked array, is not read)")
         stream.seek(0)
         try:
             return np.load(stream, allow_pickle=False)
@@ -148,9 +146,8 @@ def _dense(file: Path, tensor: torch.Tensor, key: Key) -> torch.Tensor:
     try:
         return tensor.to_dense()
     except RuntimeError as error:
-        raise ValueError(
-            f"{file.name}: {_shown(key)} of shape {tuple(tensor.shape)} cannot be made dense: {one_line(error)}"
-        ) from error
+        what = f"{file.name}: {_shown(key)} of shape {tuple(tensor.shape)}"
+        raise ValueError(f"{what} cannot be made dense: {one_line(error)}") from error
 
 
 def _shown(key: Key, *more: object) -> str:

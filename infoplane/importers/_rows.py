@@ -15,6 +15,7 @@ from infoplane.core.labels import as_array, as_sample_ids
 from infoplane.core.records import IntArray
 from infoplane.importers._read import Key
 
+Array = npt.NDArray[Any]
 LABELS, INPUTS, IDS, STEPS = ("labels", "y"), ("inputs", "x"), ("sample_ids", "ids"), ("steps", "step")
 """Names of arrays that are no layers."""
 ALIGN = "put 'sample_ids' into each file, and their rows are brought to one order"
@@ -37,8 +38,8 @@ class Rows:
     """
 
     name: str
-    labels: npt.NDArray[Any] | None = None
-    inputs: npt.NDArray[Any] | None = None
+    labels: Array | None = None
+    inputs: Array | None = None
     ids: IntArray | None = None
     layers: bool = False
     order: npt.NDArray[np.intp] | None = None
@@ -55,7 +56,7 @@ class Rows:
         return cls(name, labels, inputs, ids, layers)
 
 
-def _column(labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def _column(labels: Array) -> Array:
     """Labels (N, 1) as (N,), which say the same."""
     return labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
 
@@ -98,51 +99,42 @@ def _order(rows: Rows, first: Rows) -> npt.NDArray[np.intp] | None:
     return place[np.searchsorted(rows.ids[place], first.ids)]
 
 
-def _agreed(what: str, sources: Sequence[Rows], ids: IntArray | None) -> npt.NDArray[Any] | None:
+def _agreed(what: str, sources: Sequence[Rows], ids: IntArray | None) -> Array | None:
     """Labels or inputs (`what`) of the first source that has them, None for none; ValueError where others differ."""
     said = [rows for rows in sources if getattr(rows, what) is not None]
     if not said:
         return None
-    first, values = said[0], _sorted(what, said[0])
+    values = _sorted(what, said[0])
     for rows in said[1:]:
-        other = _sorted(what, rows)
+        other, differ = _sorted(what, rows), f"{said[0].name} and {rows.name} differ in their {what}"
         if other.shape != values.shape:
-            raise ValueError(
-                f"{first.name} and {rows.name} differ in their {what}: shapes {values.shape} and {other.shape}"
-            )
+            raise ValueError(f"{differ}: shapes {values.shape} and {other.shape}")
         same = _equal(values, other)
         if not same.all():
             row = int(np.flatnonzero(~same)[0])
-            where, remedy = f"row {row}", ALIGN
-            if ids is not None:
-                where, remedy = f"sample id {ids[row]}", "a sample has one, at every step"
-            raise ValueError(f"{first.name} and {rows.name} differ in their {what}, first at {where}; {remedy}")
+            where = f"row {row}; {ALIGN}" if ids is None else f"sample id {ids[row]}; a sample has one, at every step"
+            raise ValueError(f"{differ}, first at {where}")
     return values
 
 
-def _sorted(what: str, rows: Rows) -> npt.NDArray[Any]:
+def _sorted(what: str, rows: Rows) -> Array:
     """Labels or inputs (`what`) of a source in the order of all sources; ValueError where ids are more or fewer."""
-    values: npt.NDArray[Any] = getattr(rows, what)
+    values: Array = getattr(rows, what)
     if rows.ids is not None and values.shape[:1] != rows.ids.shape:
         raise ValueError(f"{rows.name} has {len(rows.ids)} sample_ids, but {what} of shape {values.shape}")
     return values if rows.order is None else values[rows.order]
 
 
-def _equal(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+def _equal(a: Array, b: Array) -> npt.NDArray[np.bool_]:
     """Which rows (N,) of two arrays of one shape are equal, NaN counting as equal to NaN."""
-    same = np.asarray(a == b)
-    if a.dtype.kind == b.dtype.kind == "f":
-        same |= np.isnan(a) & np.isnan(b)
-    if same.shape != a.shape:  # numpy cannot compare these dtypes: no row is equal
-        same = np.zeros(a.shape, bool)
+    same = np.asarray((a == b) | ((a != a) & (b != b)))  # NaN is unequal to itself
     return np.asarray(same.reshape(len(a) if a.ndim else 1, -1).all(axis=1))
 
 
 def in_order(layer: Any, rows: Rows, name: str) -> Any:
     """A layer (N, ...) with its rows in the order of all sources; ValueError where they are not as many as the ids."""
-    if rows.ids is not None and (np.ndim(layer) == 0 or len(layer) != len(rows.ids)):
-        got = len(layer) if np.ndim(layer) else 0
-        raise ValueError(f"{rows.name}: layer {name!r} has {got} rows, there are {len(rows.ids)} sample_ids")
+    if rows.ids is not None and len(layer) != len(rows.ids):
+        raise ValueError(f"{rows.name}: layer {name!r} has {len(layer)} rows, there are {len(rows.ids)} sample_ids")
     if rows.order is None:
         return layer
     return layer[torch.from_numpy(rows.order)] if isinstance(layer, torch.Tensor) else layer[rows.order]
@@ -156,10 +148,10 @@ def is_mat(file: Path) -> bool:
     return file.suffix.lower() == ".mat"
 
 
-def column(values: Any) -> npt.NDArray[Any]:
+def column(values: Any) -> Array:
     """Numbers (1, N) or (N, 1) as (N,); any other array as it is."""
     array = as_array(values, "labels")
-    return array.reshape(-1) if array.ndim and array.size == max(array.shape) > 1 else array
+    return array.reshape(-1) if array.size == max(array.shape, default=0) > 1 else array
 
 
 def samples_of(entries: Mapping[Key, Any]) -> int | None:
@@ -179,7 +171,7 @@ def samples_first(file: Path, entries: Mapping[Key, Any], elsewhere: int | None)
     return {key: _turned(file, key, np.asarray(value), samples, stated.size) for key, value in entries.items()}
 
 
-def _turned(file: Path, key: Key, array: npt.NDArray[Any], samples: int | None, steps: int) -> Any:
+def _turned(file: Path, key: Key, array: Array, samples: int | None, steps: int) -> Any:
     """An array with its axes in our order: steps where there are several, then samples, then the rest."""
     name = str(key[-1])
     if array.size == 1:  # MATLAB's numbers are arrays (1, 1)
@@ -194,24 +186,20 @@ def _turned(file: Path, key: Key, array: npt.NDArray[Any], samples: int | None, 
     return array if samples is None else _first(file, name, array, samples, "labels", after=int(by_step))
 
 
-def _first(
-    file: Path, name: str, array: npt.NDArray[Any], count: int, what: str, *, after: int = 0
-) -> npt.NDArray[Any]:
+def _first(file: Path, name: str, array: Array, count: int, what: str, *, after: int = 0) -> Array:
     """The array with its one axis of length `count` moved to place `after`; ValueError for none, or several."""
     axes = [axis for axis in range(after, array.ndim) if array.shape[axis] == count]
     if len(axes) == 1:
         return np.moveaxis(array, axes[0], after)
-    shape = array.shape[after:] if after else array.shape
-    how_many = "none of its axes has" if not axes else f"{len(axes)} of its axes have"
-    remedy = "save the values of all samples" if not axes else "pass from_arrays the array with that axis first"
-    if what == "steps" and axes:
-        remedy = "save a file for each step"
-    raise ValueError(
-        f"{file.name}: {name!r:.60} has shape {shape}, and {how_many} the length of the {count} {what}; {remedy}"
-    )
+    how_many, remedy = "none of its axes has", "save the values of all samples"
+    if axes:
+        how_many = f"{len(axes)} of its axes have"
+        remedy = "save a file for each step" if what == "steps" else "pass from_arrays the array with that axis first"
+    given = f"{file.name}: {name!r:.60} has shape {array.shape[after:]}"
+    raise ValueError(f"{given}, and {how_many} the length of the {count} {what}; {remedy}")
 
 
-def _whole(ids: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def _whole(ids: Array) -> Array:
     """Ids as integers where all are whole and exact, else as they are: numbers of MATLAB are doubles by default."""
     if ids.dtype.kind == "f" and (abs(ids) <= 2**53).all() and (ids == np.round(ids)).all():
         return ids.astype(np.int64)
