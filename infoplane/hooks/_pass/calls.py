@@ -165,11 +165,6 @@ def _items(value: Any) -> dict[str, Any]:
     return {}
 
 
-def tensors_in_call(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Tensors in the arguments of a module: at `[0]`, `[1]` for positional and `.name` for keyword arguments."""
-    return tensors_in(args) | tensors_in(dict(kwargs))
-
-
 def choose(found: Mapping[str, Tensor] | Mapping[str, TensorInfo], path: str | None, what: str, kind: str) -> str:
     """Return the path of the one tensor at or below `path`, or, where that is None, of the only one there is.
 
@@ -184,10 +179,7 @@ def choose(found: Mapping[str, Tensor] | Mapping[str, TensorInfo], path: str | N
     """
     what = printable(what)
     if not found:
-        raise TypeError(
-            f"{what} is {kind}, which holds no dense tensor; record a module whose output is a tensor, "
-            "or leave this one out"
-        )
+        raise TypeError(f"{what} is {kind}, which holds no dense tensor; record a module that gives one, or omit it")
     # Below `[1]` lie `[1][0]` and `[1].name`, but not `[10]`.
     below = {p: t for p, t in found.items() if not path or p == path or (p.startswith(path) and p[len(path)] in ".[")}
     if not below:

@@ -20,7 +20,6 @@ from infoplane.hooks._pass.calls import (
     choose,
     dense,
     tensors_in,
-    tensors_in_call,
     type_name,
     watch_ops,
     with_hooks,
@@ -76,31 +75,30 @@ class Captured:
         return self
 
 
+@dataclass(eq=False)
 class Pass:
     """A pass over `rows` rows of the probe with hooks on all captures, and the chunk that is under way.
 
-    A chunk is a piece of the rows that the model gets at once. With `members` every buffer has their axis first. Where
-    they are `batched`, under vmap, a hook sees one member, which stands for all.
+    A chunk is a piece of the rows that the model gets at once. `allocate` gives memory by shape and dtype, and `flow`
+    follows what layers depend on. With `members` every buffer has their axis first. Where they are `batched`, under
+    vmap, a hook sees one member, which stands for all.
     """
 
-    def __init__(
-        self,
-        captures: Iterable[Capture],
-        rows: int,
-        allocate: Allocate,
-        device: torch.device,
-        members: Members | None = None,
-        flow: Flow | None = None,
-    ) -> None:
-        """Prepare a pass; `allocate` gives memory by shape and dtype, and `flow` follows what layers depend on."""
-        self.rows, self.allocate, self.device = rows, allocate, device
-        self.members, self.flow = members, flow
-        self.batched = members is not None and members.state is not None
-        self.row_axis = 0 if members is None else 1  # of a buffer
+    captures: Sequence[Capture]
+    rows: int
+    allocate: Allocate
+    device: torch.device
+    members: Members | None = None
+    flow: Flow | None = None
+
+    def __post_init__(self) -> None:
+        """Take memory for the layers that are stored as they come."""
+        self.batched = self.members is not None and self.members.state is not None
+        self.row_axis = 0 if self.members is None else 1  # of a buffer
         self.start = self.stop = 0  # rows of the chunk under way
         self.mask: Tensor | None = None  # (rows of the chunk, tokens), true where a token is no padding
         self.held: dict[Slot, Tensor] = {}  # values of one member, until the batched function returns those of all
-        self._slots = [Slot(capture, self) for capture in captures]
+        self._slots = [Slot(capture, self) for capture in self.captures]
 
     def run(self, forward: Callable[..., Any], chunks: Iterable[Chunk], modules: Mapping[str, Named]) -> Captured:
         """Run `forward(inputs, pass)` over the chunks, and return what was captured.
@@ -216,7 +214,7 @@ class Slot:
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Hook: take the input of the call that is recorded."""
         if self.ran == self.call:
-            self._take(tensors_in_call(args, kwargs))
+            self._take(tensors_in(args) | tensors_in(kwargs))
         self.ran += 1
 
     def ahead_of_noise(self, module: nn.Module, args: Any, output: Tensor) -> None:
@@ -329,10 +327,9 @@ class Slot:
         if self.buffer is None or start == 0:  # the first chunk says anew which shape and type the layer has
             self.buffer, self.unreduced = self._allocate(shape, dtype), None
         elif shape != (before := tuple(self.buffer.shape[row_axis + 1 :])):
-            raise ValueError(
-                f"layer {key!r} has shape {shape} for samples {start} to {stop - 1} and {before} before; pad the probe "
-                "to one length, or reduce with a mask (reduce='mean' or 'last' with mask=)"
-            )
+            advice = "pad the probe to one length, or reduce with a mask (reduce='mean' or 'last' with mask=)"
+            found = f"{shape} for samples {start} to {stop - 1} and {before} before"
+            raise ValueError(f"layer {key!r} has shape {found}; {advice}")
         elif dtype != self.buffer.dtype:
             raise ValueError(f"layer {key!r} changes its dtype within the probe: {self.buffer.dtype}, then {dtype}")
         if dtype is torch.float16 and values.dtype is not torch.float16:
@@ -357,10 +354,8 @@ class Slot:
 def wrong_rows(key: str, shape: tuple[int, ...], rows: int, members: Members | None = None) -> str:
     """The message for an output whose first axis is not that of `rows` samples, or first two with `members`."""
     if members is not None:
-        return (
-            f"layer {key!r} should have {members.count} members at axis {members.axis} and {rows} rows, got shape "
-            f"{shape} with these two axes first"
-        )
+        expected = f"{members.count} members at axis {members.axis} and {rows} rows"
+        return f"layer {key!r} should have {expected}, got shape {shape} with these two axes first"
     others = [i for i, n in enumerate(shape) if n == rows and i > 0]
     advice = axis_advice(key, others, "leave it out, or reduce inside the model to one row per sample")
     return f"layer {key!r} should have {rows} rows, one per sample, got shape {shape}; {advice}"
@@ -376,9 +371,7 @@ def _check_half(values: Tensor, key: str) -> None:
     finite = values[torch.isfinite(values)]
     largest = float(finite.abs().max()) if finite.numel() else 0.0
     if largest > HALF_MAX:
-        raise ValueError(
-            f"layer {key!r} reaches {largest:.6g}, beyond float16 (65504); store it as bfloat16 or float32"
-        )
+        raise ValueError(f"layer {key!r} reaches {largest:.6g}, beyond float16 (65504); store bfloat16 or float32")
     nonzero = int(torch.count_nonzero(values))
     lost = nonzero - int(torch.count_nonzero(values.half()))
     if lost > 1e-3 * nonzero:  # one in a thousand

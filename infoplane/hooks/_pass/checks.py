@@ -103,10 +103,8 @@ def look_at_rows(
             unclear += [key] if by_rounding else []
             misplaced += [] if by_rounding else [(capture, n_moved)]
     if unclear:
-        warn(
-            f"{_named(unclear, 'changed by rounding alone')} as much as by another order: whether they are in the "
-            "probe's order cannot be checked there"
-        )
+        which = _named(unclear, "changed by rounding alone")
+        warn(f"{which} as much as by another order: whether they are in the probe's order cannot be checked there")
     _refuse_misplaced(misplaced, len(chunk))
     return state
 

@@ -55,10 +55,8 @@ class Members:
         if moments.members == self.count and moments.reads_parameters != stacked:
             return
         way = f".functional(model, members={self.count})" if stacked else f"(model, optimizer, members={self.count})"
-        raise ValueError(
-            f"gradients must be GradientMoments{way}, got those of {moments.members or 'one network'}"
-            + ("" if moments.reads_parameters else ", functional")
-        )
+        got = f"{moments.members or 'one network'}{'' if moments.reads_parameters else ', functional'}"
+        raise ValueError(f"gradients must be GradientMoments{way}, got those of {got}")
 
     def weight_norms(self, model: nn.Module) -> LayerMetrics:
         """Norms of each member's weights, (members,) each, by (module name, "weight_norm")."""
@@ -99,7 +97,5 @@ def count_members(state: State) -> int:
     lengths = {name: len(t) if t.ndim else 0 for part in state for name, t in part.items()}
     if len(set(lengths.values())) != 1 or 0 in lengths.values():
         shown = ", ".join(f"{printable(k)}: {n}" for k, n in list(lengths.items())[:5])
-        raise ValueError(
-            f"every parameter and buffer must have the members along its first axis, got {shown or 'none'}"
-        )
+        raise ValueError(f"every parameter and buffer needs the members along its first axis, got {shown or 'none'}")
     return next(iter(lengths.values()))

@@ -18,7 +18,6 @@ from infoplane.hooks._pass.calls import (
     TensorInfo,
     info,
     tensors_in,
-    tensors_in_call,
     type_name,
     watch_ops,
     with_hooks,
@@ -103,12 +102,10 @@ def _takes_shape_only(func: Any) -> bool:
 
 def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
     """The arguments that an operation writes to."""
-    written: list[Any] = []
-    for i, argument in enumerate(func._schema.arguments):
-        if argument.alias_info is not None and argument.alias_info.is_write:
-            value = args[i] if i < len(args) else kwargs.get(argument.name)
-            written.extend(tree_leaves(value))
-    return written
+    parameters = func._schema.arguments
+    given = kwargs | {parameter.name: value for parameter, value in zip(parameters, args, strict=False)}
+    written = [p.name for p in parameters if p.alias_info is not None and p.alias_info.is_write]
+    return tree_leaves([given.get(name) for name in written])
 
 
 def _reference(tensor: Tensor) -> StorageWeakRef:
@@ -210,7 +207,7 @@ class Watcher:
 
     def before(self, named: Named, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Note the beginning of a module's call, with its inputs."""
-        found = tensors_in_call(args, kwargs)
+        found = tensors_in(args) | tensors_in(kwargs)
         call = ModuleCall(named, next(self._counter), inputs={p: info(t) for p, t in found.items()})
         call.given = {_identity(t) for t in found.values() if _has_storage(t)}
         self._stack.append(call)
@@ -333,15 +330,14 @@ def markov_chain(parents: dict[int, frozenset[int]], order: Sequence[int]) -> li
 
 def _reaches_input(node: int, parents: dict[int, frozenset[int]], without: int | None) -> bool:
     """Whether a path leads from `node` back to the input, without passing `without`."""
-    stack, seen = [node], set[int]()
-    while stack:
-        current = stack.pop()
+    todo, seen = [node], {without}
+    while todo:
+        current = todo.pop()
         if current == INPUT:
             return True
-        if current in seen or current == without:
-            continue
-        seen.add(current)
-        stack.extend(parents.get(current, ()))
+        if current not in seen:
+            seen.add(current)
+            todo.extend(parents.get(current, ()))
     return False
 
 

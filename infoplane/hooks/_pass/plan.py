@@ -114,10 +114,8 @@ class Planner:
         names = {f"{module}::{op}": (module, op) for module, op in self.seen.ops}
         matched = [n for n in names if n == wanted.pattern] or [n for n in names if name_matches(n, wanted.pattern)]
         if not matched:
-            raise ValueError(
-                f"no function call of the forward pass matches {wanted.pattern!r}; closest: "
-                f"{', '.join(closest(wanted.pattern, names))}"
-            )
+            near = ", ".join(closest(wanted.pattern, names))
+            raise ValueError(f"no function call of the forward pass matches {wanted.pattern!r}; closest: {near}")
         return [Target(self.modules[names[n][0]], call=wanted.call, exact=False, op=names[n][1]) for n in matched]
 
     def _that_ran(self, targets: list[Target]) -> list[Target]:
@@ -240,10 +238,8 @@ def _call_indices(target: Target, made: Sequence[ModuleCall], calls: Literal["la
     if ran == 1 or calls == "all" or several:  # where all pass their input on, the last is taken
         return [i for i in range(ran) if not (several and made[i].passes_through)] or [ran - 1]
     if calls is None:
-        raise ValueError(
-            f"layer {name!r} runs {ran} times in one forward pass; choose with calls='last', calls='all' or an index, "
-            f"or name one call as '{name}#0'"
-        )
+        ways = f"calls='last', calls='all' or an index, or name one call as '{name}#0'"
+        raise ValueError(f"layer {name!r} runs {ran} times in one forward pass; choose with {ways}")
     index = -1 if calls == "last" else calls
     if not isinstance(index, int) or not -ran <= index < ran:
         raise ValueError(f"calls must be 'last', 'all' or an index below {ran} for layer {name!r}, got {calls!r}")

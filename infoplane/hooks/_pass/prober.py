@@ -176,10 +176,8 @@ class Prober:
 
                 def forward(inputs: Inputs, pass_number: int) -> None:
                     """Run the model, and keep what it returned."""
-                    output = checks.with_perturbed_embeddings(
-                        self.model, perturb_seed, lambda: run(inputs, pass_number)
-                    )
-                    outputs.update(checks.returned(output))
+                    value = checks.with_perturbed_embeddings(self.model, perturb_seed, lambda: run(inputs, pass_number))
+                    outputs.update(checks.returned(value))
 
                 return self._capture_first(forward, self.captures, (0, len(inputs), inputs, random_state))
 
@@ -294,7 +292,5 @@ class Prober:
             warn(f"{len(missing)} layers are not recorded (all in recorder.skipped), first {name!r}: {why}")
         norms = [n for n, m in modules.items() if isinstance(m.module, _BatchNorm) and m.module.running_mean is None]
         if norms:
-            warn(
-                f"layer {norms[0]!r} normalises by the statistics of each batch: activations depend on "
-                f"probe_batch_size={self.batch_size}"
-            )
+            depends = f"activations depend on probe_batch_size={self.batch_size}"
+            warn(f"layer {norms[0]!r} normalises by the statistics of each batch: {depends}")

@@ -184,7 +184,7 @@ class Surroundings:
         for name, parameter in () if sharded else model.named_parameters():
             gradient = parameter.grad
             if gradient is not None and gradient.layout is torch.strided:
-                noted.append(_Tensor("gradient", name, {}, "", gradient, copied=False, compared=False))
+                noted.append(_Tensor("gradient", name, {"": gradient}, "", copied=False, compared=False))
 
         @torch.no_grad()
         def restore() -> None:
@@ -225,7 +225,7 @@ class Surroundings:
                     small = exact or is_first or tensor.nbytes <= SMALL_BUFFER_BYTES
                     copied = (small if kind == "buffer" else copies_parameters) or name in self._changing
                     compared = exact or kind == "parameter"
-                    noted.append(_Tensor(kind, name, held, key, tensor, copied, compared))
+                    noted.append(_Tensor(kind, name, held, key, copied, compared))
         return noted
 
 
@@ -237,13 +237,13 @@ def _dotted(prefix: str, key: str) -> str:
 class _Tensor:
     """One tensor of a module as it was ahead of a pass."""
 
-    def __init__(
-        self, kind: str, name: str, held: dict[str, Any], key: str, tensor: Tensor, copied: bool, compared: bool
-    ) -> None:
-        """Note a tensor and its place `held[key]`, with a copy of its numbers if `copied`.
+    def __init__(self, kind: str, name: str, held: dict[str, Any], key: str, copied: bool, compared: bool) -> None:
+        """Note the tensor `held[key]`, with a copy of its numbers if `copied`.
 
-        A change shows in the tensor's version; `compared` looks for one in the numbers, too.
+        A change shows in the tensor's version; `compared` looks for one in the numbers, too. A gradient stands in a
+        dict of its own, where nothing replaces it: `keep_attribute` puts it back.
         """
+        tensor: Tensor = held[key]
         self.kind, self.name = kind, name
         self._held, self._key, self._tensor = held, key, tensor
         inference = tensor.is_inference()  # which has no version
@@ -259,8 +259,7 @@ class _Tensor:
 
     def is_replaced(self) -> bool:
         """Whether the module now holds another tensor in the place of this one, or none."""
-        # A gradient is noted without a place: `keep_attribute` puts it back.
-        return bool(self._held) and (self._key not in self._held or self._held[self._key] is not self._tensor)
+        return self._key not in self._held or self._held[self._key] is not self._tensor
 
     def restore(self, *, changed: bool) -> bool:
         """Put the old tensor and, if they were `changed`, its numbers back; return False if these are not known."""
