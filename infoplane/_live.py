@@ -73,10 +73,8 @@ def live(
     for each in built:
         together = getattr(each, "chunk", None) or 1
         if together > 1 and "blocks" not in each.guarantees:
-            raise ValueError(
-                f"{each.name} estimates {together} snapshots together, live has one at a time; "
-                "record the run and analyse it afterwards"
-            )
+            why = f"{each.name} estimates {together} snapshots together, live has one at a time"
+            raise ValueError(f"{why}; record the run and analyse it afterwards")
     return Live(built, subsets, table, prepare, on_rows)
 
 
@@ -198,9 +196,8 @@ class Live:
         if key in self._refused:
             return
         self._refused.add(key)
-        logging.getLogger("infoplane").warning(
-            "%s is not estimated on layer %s, subset %s: %s", estimator.name, layer.key, subset.name, reason
-        )
+        what = f"{estimator.name} is not estimated on layer {layer.key}, subset {subset.name}"
+        logging.getLogger("infoplane").warning("%s: %s", what, reason)
         entry = {"layer": layer.key, "subset": subset.name, "estimator": estimator.name, "settings": key[2]}
         self._meta().setdefault("skipped", []).append(entry | {"reason": reason})
 

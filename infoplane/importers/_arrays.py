@@ -136,10 +136,8 @@ def _check_free(run: Path, overwrite: bool) -> None:
     """Raise StoreError unless the directory is new, empty, or holds a run that may be replaced."""
     is_run = (run / RUN_FILE).exists()
     if is_run and not overwrite:
-        raise StoreError(
-            f"{run} already holds a run, which an import replaces with overwrite=True alone; choose "
-            "another directory, or delete this one"
-        )
+        advice = "choose another directory, or delete this one"
+        raise StoreError(f"{run} already holds a run, which an import replaces with overwrite=True alone; {advice}")
     held = next(run.iterdir(), None) if run.is_dir() else None
     if held is not None and not is_run:
         raise StoreError(f"{run} is not empty, it holds {held.name!r}; choose a directory that does not exist yet")
@@ -302,10 +300,8 @@ def _numbered(labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Integer classes of labels that are whole numbers stored as floats; ValueError where some are not whole."""
     broken = np.flatnonzero((labels != np.round(labels)) | (abs(labels) > 2**53))
     if len(broken):
-        raise ValueError(
-            f"labels that are classes must be whole numbers, got {labels.flat[broken[0]]}; for targets leave out "
-            "classes=True"
-        )
+        got = f"got {labels.flat[broken[0]]}; for targets leave out classes=True"
+        raise ValueError(f"labels that are classes must be whole numbers, {got}")
     return as_labels(labels.astype(np.int64), len(labels))
 
 

@@ -290,10 +290,8 @@ def _check_layout(files: Sequence[Path]) -> None:
     folders = {file.absolute().parent.name for file in files}
     counted = all(counts_steps(name) or (len(folders) > 1 and name.isdecimal()) for name in folders)
     if files and counted and not all(counts_steps(file.stem) or file.stem.isdecimal() for file in files):
-        raise ValueError(
-            f"{files[0].absolute().parent.name}/{files[0].name}: the folder of a .npy names its layer and the file its "
-            "step; expected LAYER/step-0100.npy"
-        )
+        place, expected = "/".join(files[0].absolute().parts[-2:]), "LAYER/step-0100.npy"
+        raise ValueError(f"{place}: the folder of a .npy names its layer and the file its step; expected {expected}")
 
 
 def _labels_file(file: Path) -> Rows:

@@ -89,11 +89,10 @@ def _order(rows: Rows, first: Rows) -> npt.NDArray[np.intp] | None:
         return None
     missing = np.setxor1d(rows.ids, first.ids)
     if len(missing):
-        without = rows if missing[0] in first.ids else first
-        raise ValueError(
-            f"{first.name} and {rows.name} hold different samples: {without.name} has no sample id {missing[0]} "
-            f"({len(missing)} ids are in one only); save the same samples at every step"
-        )
+        without = (rows if missing[0] in first.ids else first).name
+        what = f"{without} has no sample id {missing[0]} ({len(missing)} ids are in one only)"
+        both = f"{first.name} and {rows.name}"
+        raise ValueError(f"{both} hold different samples: {what}; save the same samples at every step")
     # place[k] is the row with the k-th smallest id; each id of the first source is looked up among them.
     place = np.argsort(rows.ids, kind="stable")
     return place[np.searchsorted(rows.ids[place], first.ids)]

@@ -324,11 +324,8 @@ def _require_ceiling(s: Subject, t: Tensor, y: Tensor, what: str) -> None:
     top = q.ceiling.expand(len(q.value))
     require(bool((top <= h_y + SAME).all()), f"the ceiling of I(T;Y) with {what} exceeds H(Y) = {h_y:.4g}")
     above = above_ceiling(q.value, top) & ~_excused(q)
-    require(
-        not bool(above.any()),
-        f"I(T;Y) with {what} is {float(q.value.max()):.4g} bits, its ceiling {float(top.max()):.4g}; a value above its "
-        f"ceiling must raise one of {', '.join(VOIDING)}",
-    )
+    values = f"I(T;Y) with {what} is {float(q.value.max()):.4g} bits, its ceiling {float(top.max()):.4g}"
+    require(not bool(above.any()), f"{values}; a value above its ceiling must raise one of {', '.join(VOIDING)}")
 
 
 def _excused(q: Quantity) -> Tensor:
