@@ -171,7 +171,7 @@ class SizePlan:
         rows = [("layer", "shape", "stored", "a snapshot")]
         for la in self.layers[:_SHOWN]:
             stored = f"{la.units} {la.dtype}, {la.reduction}"
-            rows.append((la.key, "x".join(map(str, la.raw_shape)), stored, size(self.bytes_of(la))))
+            rows.append((la.key, "x".join(map(str, la.raw_shape)) or "1", stored, size(self.bytes_of(la))))
         text = "\n".join(aligned(rows))
         if len(self.layers) > _SHOWN:
             text += f"\n... and {len(self.layers) - _SHOWN} more layers"

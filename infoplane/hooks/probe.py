@@ -395,10 +395,16 @@ def concatenated(names: Sequence[str], parts: Sequence[Inputs]) -> Inputs:
         if list(part.kwargs) != list(head.kwargs) or shapes != [(t.shape[1:], t.dtype) for t in head.tensors]:
             raise ValueError(
                 f"inputs of probe parts {names[0]!r} and {name!r} differ in names, shape or dtype: "
-                f"{[tuple(t.shape) for t in head.tensors]} and {[tuple(t.shape) for t in part.tensors]}"
+                f"{_described(head)}, and {_described(part)}"
             )
     args = tuple(torch.cat(column) for column in zip(*(p.args for p in parts), strict=True))
     return Inputs(args, {k: torch.cat([p.kwargs[k] for p in parts]) for k in head.kwargs})
+
+
+def _described(inputs: Inputs) -> str:
+    """Name (or number), shape and dtype of each input, for a message."""
+    named = zip([*map(str, range(len(inputs.args))), *inputs.kwargs], inputs.tensors, strict=True)
+    return ", ".join(f"{name} {tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}" for name, t in named)
 
 
 def equal_input_ids(inputs: Inputs) -> npt.NDArray[np.int64]:

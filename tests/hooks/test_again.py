@@ -65,6 +65,21 @@ def test_a_reduced_layer_of_another_size_is_another_network(tmp_path):
                 rec.start()
 
 
+class Total(nn.Module):
+    """One number for each sample, without an axis of units."""
+
+    def forward(self, x):
+        return x.sum(1)
+
+
+def test_a_layer_without_axes_has_one_unit_in_messages(tmp_path, capsys):
+    with Recorder(nn.Sequential(nn.Linear(4, 3), Total()), (X, Y), tmp_path / "a"):
+        pass
+    assert "1      1      1 float32, flatten" in capsys.readouterr().err
+    with pytest.raises(infoplane.StoreError, match=r"'1' as Total of 1 units, float32 at step 0, .* of 2 units"):
+        recorder(nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)), tmp_path / "a", resume=True).start()
+
+
 def test_what_changed_within_the_run_is_compared_with_its_last_step(tmp_path):
     model = net()
     with recorder(model, tmp_path / "a") as rec:

@@ -119,6 +119,8 @@ def test_labels_of_any_integer_kind():
         (((), Y), "the probe has no inputs"),
         ({}, "the probe has no parts"),
         ({"train": (X, Y), "test": (X[:, :2], Y)}, "parts 'train' and 'test' differ"),
+        ({"train": (X, Y), "test": (X.double(), Y)}, r"dtype: 0 \(6, 3\) float32, and 0 \(6, 3\) float64"),
+        ({"train": ({"a": X}, Y), "test": ({"b": X}, Y)}, r"names, .*: a \(6, 3\) float32, and b \(6, 3\) float32"),
         ({"train": (X, Y), "test": (X, torch.rand(6))}, "of one kind"),
     ],
 )

@@ -209,8 +209,9 @@ def _refuse_other_network(path: Path, layers: Sequence[Layer]) -> None:
 
 def _type_and_shape(layer: Layer) -> str:
     """Type, shape and dtype of a layer, for a message."""
-    shape = "x".join(map(str, layer.raw_shape)) or "1"  # a layer without axes has one number for each sample
-    stored = "" if layer.unit_shape == layer.raw_shape else f", stored as {'x'.join(map(str, layer.unit_shape))}"
+    # A layer without axes has one number for each sample.
+    shape, units = ("x".join(map(str, axes)) or "1" for axes in (layer.raw_shape, layer.unit_shape))
+    stored = "" if units == shape else f", stored as {units}"
     return printable(f"{layer.module_type} of {shape} units{stored}, {layer.dtype}")
 
 
