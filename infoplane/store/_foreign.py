@@ -125,62 +125,60 @@ class _Walk:
         if len(self._seen) + group.get_num_objs() > _MAX_OBJECTS:
             raise StoreError(f"it holds more than {_MAX_OBJECTS:,} objects")
         for raw in _links(group):
-            if not (name := _text(raw)):
-                self.skipped.append(((*key, ascii(raw)), "a name that is no text"))
-            elif not (self.matlab and name in _OWN):
-                self._link((*key, name), group, raw)
+            name = _text(raw)
+            if self.matlab and name in _OWN:
+                continue
+            inner = (*key, name or ascii(raw))
+            why = self._link(inner, group, raw) if name else "a name that is no text"
+            if why:
+                self.skipped.append((inner, why))
 
-    def _link(self, key: Key, group: Any, raw: bytes) -> None:
-        """Follow the link `raw` of a group, or note in `skipped` why it is left out."""
+    def _link(self, key: Key, group: Any, raw: bytes) -> str:
+        """Look at what the link `raw` of a group leads to; return why that is left out, "" where it is not."""
         kind = group.links.get_info(raw).type
         if kind != h5l.TYPE_HARD:
             words = {h5l.TYPE_SOFT: "a soft link", h5l.TYPE_EXTERNAL: "a link to another file"}
-            self.skipped.append((key, words.get(kind, "a link of its own kind")))
-            return
+            return words.get(kind, "a link of its own kind")
         info = h5o.get_info(group, raw)
         if info.addr in self._seen:
-            self.skipped.append((key, f"another name of {named(self._seen[info.addr])}"))
-            return
+            return f"another name of {named(self._seen[info.addr])}"
         self._seen[info.addr] = key
         if info.type == h5o.TYPE_GROUP:
-            self._open_group(key, h5g.open(group, raw))
-        elif info.type == h5o.TYPE_DATASET:
-            self._dataset(key, h5d.open(group, raw))
-        else:
-            self.skipped.append((key, "a named type"))
+            return self._open_group(key, h5g.open(group, raw))
+        return self._dataset(key, h5d.open(group, raw)) if info.type == h5o.TYPE_DATASET else "a named type"
 
-    def _open_group(self, key: Key, group: Any) -> None:
-        """Walk through a group, unless it is one of MATLAB's own kinds of variables."""
+    def _open_group(self, key: Key, group: Any) -> str:
+        """Walk through a group and return ""; return words for one that is a variable of a MATLAB class."""
         if h5a.exists(group, b"MATLAB_sparse"):
             refuse_sparse(key)
         kind = _matlab_class(group)
-        if kind is None:
-            self.group(key, group)
-        else:
-            self.skipped.append((key, not_plain(kind)))
+        if kind is not None:
+            return not_plain(kind)
+        self.group(key, group)
+        return ""
 
-    def _dataset(self, key: Key, dataset: Any) -> None:
-        """Add one dataset to `found`, or to `skipped` with the reason; StoreError where its numbers are refused."""
+    def _dataset(self, key: Key, dataset: Any) -> str:
+        """Add one dataset to `found` and return "", or return why it is left out; StoreError for refused numbers."""
         kind = _matlab_class(dataset)
-        if kind is not None and (kind not in _MATLAB or h5a.exists(dataset, b"MATLAB_empty")):
-            self.skipped.append((key, not_plain(kind) if kind not in _MATLAB else "empty"))
-            return
+        if kind is not None and kind not in _MATLAB:
+            return not_plain(kind)
+        if kind is not None and h5a.exists(dataset, b"MATLAB_empty"):
+            return "empty"
         dtype = _dtype(key, dataset.get_type())
         if isinstance(dtype, str):
-            self.skipped.append((key, dtype))
-            return
+            return dtype
         creation = dataset.get_create_plist()
         _check_storage(key, creation)  # before its shape is asked for: that of a virtual one lies in other files
         space = dataset.get_space()
         if space.get_simple_extent_type() == h5s.NULL:
-            self.skipped.append((key, "empty"))
-            return
+            return "empty"
         # MATLAB stores the axes of its arrays in the opposite order.
         shape, turned = tuple(map(int, space.shape)), self.matlab or kind is not None
         chunk = _chunk(key, creation, dataset, shape, dtype)
         meant = np.dtype(bool) if kind == "logical" else dtype
         blocks = partial(_blocks, dataset, shape, chunk, dtype, meant)
         self.found.append(PlainArray(key, shape[::-1] if turned else shape, meant, blocks, reversed=turned))
+        return ""
 
 
 def _links(group: Any) -> list[bytes]:
@@ -219,10 +217,9 @@ def _matlab_class(thing: Any) -> str | None:
     return bytes(value.item()).rstrip(b"\0").decode("ascii", "replace")
 
 
-_WORDS = {
-    h5t.STRING: "text", h5t.REFERENCE: "references", h5t.COMPOUND: "records", h5t.VLEN: "rows of different lengths",
-    h5t.OPAQUE: "bytes without a type", h5t.ENUM: "an enumeration", h5t.ARRAY: "records", h5t.BITFIELD: "bits",
-}  # fmt: skip
+# Words for what is no array of numbers.
+_WORDS = {h5t.STRING: "text", h5t.REFERENCE: "references", h5t.COMPOUND: "records", h5t.ARRAY: "records"}
+_WORDS |= {h5t.VLEN: "rows of different lengths", h5t.OPAQUE: "bytes without a type", h5t.BITFIELD: "bits"}
 
 
 def _dtype(key: Key, kind: Any) -> np.dtype[Any] | str:
