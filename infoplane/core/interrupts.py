@@ -108,8 +108,7 @@ def stepwise(function: Callable[P, R]) -> Callable[P, R]:
 
 def _marked(run: Callable[P, R], manner: _Manner) -> Callable[P, R]:
     """Note how a function takes SIGINT, under its code object, by which `_manner` knows its stack frames; return it."""
-    code: CodeType = cast(Any, run).__code__
-    _manners[code] = manner
+    _manners[cast(Any, run).__code__] = manner
     return run
 
 

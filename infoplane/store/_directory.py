@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import socket
 import threading
@@ -150,8 +151,7 @@ class Ledger:
             out.append(f"what was written may not survive a power failure ({self.error})")
         if self.unlisted:
             out.append(
-                f"the shards are whole, but not the manifest ({self.error}); "
-                "opening the run with resume=True makes up for it"
+                f"the shards are whole, but not the manifest ({self.error}); opening with resume=True makes up for it"
             )
         if self.unsaved:
             out.append(f"the session's file could not be written ({self.error}): {self._cost_of_unsaved()}")
@@ -169,7 +169,6 @@ class Ledger:
 
 def open_directory(
     path: Path,
-    *,
     probe: Probe,
     settings: Mapping[str, Any],
     rank: int,
@@ -267,8 +266,7 @@ def _check_same(
     """Raise StoreError if the run on disk has another probe, or a setting that differs and is not in `may_differ`."""
     if record.probe_digest != digest:
         raise StoreError(f"{path} was recorded with another probe: digest {record.probe_digest} there, {digest} now")
-    old = {name: value for name, value in record.settings.items() if name not in may_differ}
-    new = {name: value for name, value in settings.items() if name not in may_differ}
+    old, new = ({n: v for n, v in s.items() if n not in may_differ} for s in (record.settings, settings))
     for field, before, now in _differences(old, new):  # raises for the first one
         raise StoreError(
             f"{path} was recorded with {field} = {before!r:.200}, now it is {now!r:.200}; "
@@ -333,10 +331,9 @@ def _writer_of(name: str) -> tuple[int, int] | None:
 def _ranks_by_session(path: Path) -> dict[int, set[int]]:
     """Return, for the number of each session, the ranks that have written a file in it."""
     ranks: dict[int, set[int]] = {}
-    for directory in (SESSIONS_DIR, SHARDS_DIR):
-        for entry in (path / directory).iterdir():
-            if (writer := _writer_of(entry.name)) is not None:
-                ranks.setdefault(writer[0], set()).add(writer[1])
+    entries = itertools.chain((path / SESSIONS_DIR).iterdir(), (path / SHARDS_DIR).iterdir())
+    for session, rank in filter(None, (_writer_of(entry.name) for entry in entries)):
+        ranks.setdefault(session, set()).add(rank)
     return ranks
 
 
@@ -353,10 +350,7 @@ def _session_number(path: Path, rank: int, told: int | None, join_seconds: float
         # The newest one may be of a process that has ended; a session that this rank was told of is not.
         return number if told is not None or files.is_held(path / lock_file(0)) else 0
 
-    late = (
-        f"rank {rank} found no session of rank 0 to join in {path} within {join_seconds:g} s; "
-        "open the writer of rank 0 first"
-    )
+    late = f"rank {rank} found no session of rank 0 to join in {path} within {join_seconds:g} s; start rank 0 first"
     number = max(_ranks_by_session(path), default=0) + 1 if rank == 0 else _wait_for(joinable, join_seconds, late)
     if number > MAX_SESSIONS:
         raise StoreError(f"{path} has {MAX_SESSIONS} sessions already; record into another directory")

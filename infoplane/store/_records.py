@@ -20,6 +20,7 @@ from infoplane.core import files
 from infoplane.core.errors import StoreError
 from infoplane.core.records import Layer
 from infoplane.core.strict import canonical_json, load_object
+from infoplane.core.text import first_lines
 from infoplane.store.layout import (
     ARRAY_DTYPES,
     FIRST_VERSION,
@@ -72,9 +73,8 @@ def check_version(data: Mapping[str, Any], name: str) -> None:
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise StoreError(f"{name} has no format_version")
     if version > FORMAT_VERSION:
-        raise StoreError(
-            f"{name} has format_version {version}, this release reads up to {FORMAT_VERSION}; upgrade infoplane"
-        )
+        advice = f"this release reads up to {FORMAT_VERSION}; upgrade infoplane"
+        raise StoreError(f"{name} has format_version {version}, {advice}")
 
 
 def get(data: Mapping[str, Any], key: str, kind: type[T]) -> T:
@@ -213,11 +213,11 @@ def _checked_layers(raw: list[Any]) -> tuple[Layer, ...]:
 
 def checked(how: Callable[..., Any], *limits: Any, key: str = "", **options: Any) -> Any:
     """A dataclass field that `Checked.read` reads by `how(data, key, *limits)`, under its own name or under `key`."""
-    return field(metadata={"how": how, "limits": limits, "key": key}, **options)
+    return field(metadata={"read": lambda data, name: how(data, key or name, *limits)}, **options)
 
 
 class Checked:
-    """A record whose fields say how they are read from JSON; whatever else stands there is ignored."""
+    """A record whose fields, all `checked`, say how they are read from JSON; whatever else stands there is ignored."""
 
     KIND: ClassVar[str] = ""
     """The field `kind` of the object; "" where it has none."""
@@ -227,12 +227,7 @@ class Checked:
         """A record from a JSON object; StoreError with the first field that does not fit."""
         if cls.KIND and raw.get("kind") != cls.KIND:
             raise StoreError(f"kind {cls.KIND!r} expected, got {raw.get('kind')!r:.40}")
-        found = {}
-        for each in fields(cast(Any, cls)):
-            how = each.metadata.get("how")
-            if how is not None:
-                found[each.name] = how(raw, each.metadata["key"] or each.name, *each.metadata["limits"])
-        return cls(**found)
+        return cls(**{each.name: each.metadata["read"](raw, each.name) for each in fields(cast(Any, cls))})
 
     @classmethod
     def load(cls, data: bytes, name: str) -> Self:
@@ -386,24 +381,22 @@ class Manifest:
 
 def read_manifest(path: Path) -> Manifest:
     """The usable lines of a manifest; OSError or StoreError where the file as a whole cannot be read."""
-    found, bad, blank = Manifest(), 0, 0
+    found, blank = Manifest(), 0
+    bad: list[str] = []  # a complaint for each damaged line
     for number, line in enumerate(_lines(path), 1):
-        if line == b"":  # what a torn line leaves behind; not worth a word, but not for ever either
-            blank += 1
-        else:
-            try:
+        try:
+            if line == b"":  # what a torn line leaves behind; not worth a word, but not for ever either
+                blank += 1
+            else:
                 found.add(line, number)
-            except StoreError as error:
-                bad += 1
-                if bad <= _NAMED_LINES:
-                    found.complaints.append(f"line {number}: {error}; {_WITHOUT}")
-        too_many = _too_many(bad + blank, number)
+        except StoreError as error:
+            bad.append(f"line {number}: {error}; {_WITHOUT}")
+        too_many = _too_many(len(bad) + blank, number)
         if too_many:
-            found.complaints.append(f"{too_many}; the rest is not used, and {_WITHOUT}")
+            found.complaints = [*bad[:_NAMED_LINES], f"{too_many}; the rest is not used, and {_WITHOUT}"]
             break
     else:  # every line was read
-        if bad > _NAMED_LINES:
-            found.complaints.append(f"{bad - _NAMED_LINES} more lines are damaged; {_WITHOUT}")
+        found.complaints = first_lines(bad, f"{{}} more lines are damaged; {_WITHOUT}", _NAMED_LINES)
     # The next writer rebuilds a manifest that is not clean: nothing can be appended to a torn line.
     found.clean = found.clean and not (bad or blank) and files.last_byte(path) in (b"", b"\n")
     return found

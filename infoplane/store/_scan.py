@@ -101,16 +101,13 @@ class Scan:
             self.record = RunRecord.load(files.read_file(path / RUN_FILE), RUN_FILE)
         with _named(PROBE_FILE), files.opened(path / PROBE_FILE) as fd:
             self.probe, found = decode_probe(fd, self.record.run_id)
-        if found != self.record.probe_digest:
-            raise StoreError(
-                f"{PROBE_FILE} has the digest {found}, {RUN_FILE} says {self.record.probe_digest}; "
-                "one of them was altered"
-            )
+        said = self.record.probe_digest
+        if found != said:
+            raise StoreError(f"{PROBE_FILE} has the digest {found}, {RUN_FILE} says {said}; one of them was altered")
         self.sessions = self._load_sessions()
         # The manifest before the shards: a writer that is at work adds a shard first, then its line.
         self.manifest = self._load_manifests()
-        marks = {name: parse_dropped_file(name) for name in self._names(".")}
-        self.marks = {name: place for name, place in marks.items() if place is not None}
+        self.marks = {name: place for name in self._names(".") if (place := parse_dropped_file(name)) is not None}
         self.shards = self._load_shards()
 
     def complain(self, file: str, what: object, steps: Iterable[int] = ()) -> None:
@@ -188,19 +185,18 @@ class Scan:
         return shard
 
     def _names(self, directory: str) -> list[str]:
-        """Sorted names in a directory, without temporary files; none where it is missing."""
+        """Return the sorted names in a directory, without temporary files; none where it is missing or unreadable."""
         where = self.path / directory
-        if directory != "." and where.is_symlink():
-            self.complain(directory, "a symbolic link, not a directory")
-            return []
         try:
+            if directory != "." and where.is_symlink():
+                raise StoreError("a symbolic link, not a directory")
             with os.scandir(where) as entries:
                 return sorted(e.name for e in entries if parse_temporary(e.name) is None)
         except FileNotFoundError:
-            return []
-        except OSError as error:
+            pass
+        except (OSError, StoreError) as error:
             self.complain(directory, error)
-            return []
+        return []
 
     def verify(self) -> list[Problem]:
         """Read every byte of every shard; return `problems` and those that this adds."""

@@ -143,10 +143,8 @@ def _check_layers(snapshot: Snapshot, n: int) -> None:
         raise ValueError(f"two layers have the key {max(keys, key=keys.count)!r}")
     for layer in snapshot.layers:
         if layer.dtype not in ARRAY_DTYPES:
-            raise ValueError(
-                f"layer {layer.key!r} has dtype {layer.dtype!r}, which cannot be stored; "
-                f"known: {', '.join(ARRAY_DTYPES)}"
-            )
+            known = ", ".join(ARRAY_DTYPES)
+            raise ValueError(f"layer {layer.key!r} has dtype {layer.dtype!r}, which cannot be stored; known: {known}")
         if layer.key not in snapshot.arrays:
             raise ValueError(f"snapshot {snapshot.step} has no array for layer {layer.key!r}")
         array, needed = snapshot.arrays[layer.key], ARRAY_DTYPES[layer.dtype]
@@ -350,12 +348,9 @@ def check_probe(probe: Probe) -> None:
     for name, array in _probe_arrays(probe).items():
         if len(array) != n or (name != "labels" and array.ndim != 1) or array.ndim > 2:
             raise ValueError(f"probe.{name} must have {n} rows, got shape {array.shape}")
-    part = np.asarray(probe.part)
-    if part.min() < 0 or part.max() >= len(probe.part_names):
-        raise ValueError(
-            f"probe.part must index the {len(probe.part_names)} names in part_names, "
-            f"got {int(part.min())}..{int(part.max())}"
-        )
+    part, names = np.asarray(probe.part), len(probe.part_names)
+    if part.min() < 0 or part.max() >= names:
+        raise ValueError(f"probe.part must index the {names} names in part_names, got {part.min()}..{part.max()}")
     if probe.inputs is not None and len(probe.inputs) != n:
         raise ValueError(f"probe.inputs must have {n} rows, got shape {probe.inputs.shape}")
     if probe.inputs is not None and probe.input_shapes:

@@ -80,9 +80,8 @@ class ActivationStore:
         self._steps = self._resolve(scan)
         self.unrecorded = tuple(scan.unrecorded())
         layers: dict[str, Layer] = {}
-        for shard in self._shards:
-            for layer in shard.meta.layers:
-                layers.setdefault(layer.key, layer)
+        for layer in (layer for shard in self._shards for layer in shard.meta.layers):
+            layers.setdefault(layer.key, layer)
         self._layers = dict(sorted(layers.items(), key=lambda item: item[1].depth))
 
     def __repr__(self) -> str:
@@ -207,10 +206,8 @@ class ActivationStore:
         first = self.layer(key)
         specs = {(layer.unit_shape, layer.dtype) for layer in layers} or {(first.unit_shape, first.dtype)}
         if len(specs) > 1:
-            (a, kind_a), (b, kind_b) = sorted(specs)[:2]
-            raise StoreError(
-                f"layer {key!r} changes between these steps: {kind_a} {a} and {kind_b} {b}; read them apart"
-            )
+            two = " and ".join(f"{kind} {shape}" for shape, kind in sorted(specs)[:2])
+            raise StoreError(f"layer {key!r} changes between these steps: {two}; read them apart")
         ((unit_shape, dtype),) = specs
         out = np.empty((len(steps), self.probe.samples, *unit_shape), ARRAY_DTYPES[dtype])
         wanted: dict[Shard, list[tuple[int, int, int]]] = {}  # shard -> (place in out, snapshot, layer)
