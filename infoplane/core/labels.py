@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from infoplane.core.records import NO_LABEL, IntArray
 
+_FOR_CLASSES = "for classes pass y.long(), or y.astype(int)"
 _ROUNDING = 5e-3  # by which the sum of probabilities in bfloat16 may miss 1
 _FEW = 20  # different whole numbers: floats with no more look like classes
 _VOID, _SMALL = 255, 200  # segmentation masks mark void pixels with 255; their class counts stay well below
@@ -160,10 +161,7 @@ def doubts(labels: npt.NDArray[Any]) -> list[str]:
         # Numbers 0, 1, ..., K without gaps, each for two samples or more on average, look like classes.
         dense = values[0] == 0 and len(values) == values[-1] + 1 and 2 * len(values) <= len(labels)
         if (values == np.round(values)).all() and (len(values) <= _FEW or dense):
-            return [
-                "float labels are regression targets, but these are whole numbers with few values; for classes pass "
-                "y.long(), or y.astype(int)"
-            ]
+            return [f"float labels are regression targets, but these are whole numbers with few values; {_FOR_CLASSES}"]
     elif values[-1] == _VOID and len(values) > 1 and values[-2] < _SMALL:
         count = int((labels == _VOID).sum())
         return [
@@ -216,8 +214,7 @@ def check_label_names(labels: npt.NDArray[Any], names: Sequence[str]) -> None:
     """Raise ValueError for a class that has no name, and for targets, which are no classes, where there are names."""
     if names and labels.dtype.kind == "f":
         raise ValueError(
-            f"names of {len(names)} classes were given, and float labels are regression targets; for classes pass "
-            "y.long(), or y.astype(int)"
+            f"names of {len(names)} classes were given, and float labels are regression targets; {_FOR_CLASSES}"
         )
     if names and labels.dtype.kind == "i" and int(labels.max()) >= len(names):
         raise ValueError(f"label {int(labels.max())} has no name: label_names has {len(names)} entries")

@@ -53,13 +53,10 @@ def _key_before(file: Path, name: str) -> str | None:
     # The file is only looked through, never executed.
     try:
         with _pickles(file) as stream:
-            for _ in range(5):  # files of before 2020 hold several pickles
-                found = _search(stream, name)
-                if found is not None:
-                    return found
+            found = (_search(stream, name) for _ in range(5))  # files of before 2020 hold several pickles
+            return next((key for key in found if key is not None), None)
     except (OSError, ValueError, IndexError, KeyError, zipfile.BadZipFile):
         return None
-    return None
 
 
 def _pickles(file: Path) -> IO[bytes]:

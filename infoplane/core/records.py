@@ -86,7 +86,7 @@ class Layer:
     @property
     def units(self) -> int:
         """Number of values of one sample."""
-        return int(np.prod(self.unit_shape, dtype=np.int64)) if self.unit_shape else 1
+        return math.prod(self.unit_shape)
 
     def to_json(self) -> dict[str, Any]:
         """The record in types of JSON; without `noise` where there is none."""

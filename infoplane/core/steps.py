@@ -18,10 +18,7 @@ _NUMBER = re.compile(r"\d+(?:\.\d+)*(?:(?:[eE][+-]?\d+|[kKmMbBgG])(?![a-zA-Z0-9]
 _SIGN = re.compile(r"(?:^|[=_-])-$")
 # Numbers that follow one of these words count training, and the first goes before the others. In the plural they mostly
 # state a setting: warmup_steps=500.
-_COUNTERS = (
-    re.compile(r"step[-_=. ]*$", re.I),
-    re.compile(r"(?:epoch|iter(?:ation)?|checkpoint|ckpt)[-_=. ]*$", re.I),
-)
+_COUNTERS = (re.compile(r"step[-_=. ]*$", re.I), re.compile(r"(?:epoch|iter(?:ation)?|checkpoint|ckpt)[-_=. ]*$", re.I))
 
 _SUFFIX = re.compile(r"\.(?!steps?\d|epochs?\d|iter)[a-zA-Z]+\d?$")  # .npz, .h5, but not the end of epoch_1.step2
 
@@ -133,9 +130,8 @@ def _whole(name: str, numbers: Sequence[tuple[str, str]], place: int) -> int:
     sign = "-" if _SIGN.search(text) and (place == 0 or text != "-") else ""
     # int() refuses thousands of digits with an error of its own.
     if not number.isdecimal() or sign or len(number) > 30 or int(number) > MAX_STEP:
-        raise ValueError(
-            f"the step of {name!r} must be a whole number from 0 to 2**62, got {sign}{number:.40}; {REMEDY}"
-        )
+        got = f"{sign}{number:.40}"
+        raise ValueError(f"the step of {name!r} must be a whole number from 0 to 2**62, got {got}; {REMEDY}")
     return int(number)
 
 

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
-import socket
 import threading
 import time
-import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -198,31 +194,22 @@ def open_directory(
         _sweep(path, rank)  # only after the lock: no living writer's files go
         if overwrite and rank == 0 and (path / RUN_FILE).exists():
             _remove_run(path)
-        last_step = None
+        last = None  # the last step of the run that is continued
         if (path / RUN_FILE).exists():
             run = RunRecord.load(files.read_file(path / RUN_FILE), RUN_FILE)
             if rank == 0 and not resume:
-                raise StoreError(
-                    f"{path} already holds a run of {run.created}; pass resume=True to "
-                    "continue it, overwrite=True to replace it, or choose another directory"
-                )
+                advice = "pass resume=True to continue it, overwrite=True to replace it, or choose another directory"
+                raise StoreError(f"{path} already holds a run of {run.created}; {advice}")
             _check_same(path, run, settings, digest, may_differ)
             if resume:
                 store = ActivationStore(path)
                 _rebuild_manifest(store, rank)
-                last_step = max(store.steps(), default=None)
+                last = max(store.steps(), default=None)
         else:
             run = _create(path, probe, settings, digest)
+        number = _session_number(path, rank, session, join_seconds)
         record = SessionRecord(
-            run_id=run.run_id,
-            session=_session_number(path, rank, session, join_seconds),
-            rank=rank,
-            world_size=world_size,
-            created=_now(),
-            pid=os.getpid(),
-            host=socket.gethostname(),
-            resumed_from=last_step,
-            settings=settings,
+            run_id=run.run_id, session=number, rank=rank, world_size=world_size, resumed_from=last, settings=settings
         )
         return Ledger(path, lock, record)
     except BaseException:
@@ -245,14 +232,8 @@ def _create(path: Path, probe: Probe, settings: dict[str, Any], digest: str) -> 
     """Write probe.h5 and then run.json of a new run, and return its record; StoreError where there are shards."""
     if any((path / SHARDS_DIR).iterdir()):
         raise StoreError(f"{path} has shards but no {RUN_FILE}; choose another directory, or put the file back")
-    record = RunRecord(
-        format_version=version_of(probe),
-        run_id=uuid.uuid4().hex[:12],
-        created=_now(),
-        probe_digest=digest,
-        samples=probe.samples,
-        settings=settings,
-    )
+    version = version_of(probe)
+    record = RunRecord(format_version=version, probe_digest=digest, samples=probe.samples, settings=settings)
     files.publish(path, PROBE_FILE, encode_probe(probe, record.run_id))
     files.sync_directory(path.parent)
     # Written last: a directory with run.json has everything that a reader needs.
@@ -268,10 +249,8 @@ def _check_same(
         raise StoreError(f"{path} was recorded with another probe: digest {record.probe_digest} there, {digest} now")
     old, new = ({n: v for n, v in s.items() if n not in may_differ} for s in (record.settings, settings))
     for field, before, now in _differences(old, new):  # raises for the first one
-        raise StoreError(
-            f"{path} was recorded with {field} = {before!r:.200}, now it is {now!r:.200}; "
-            "use the old value or record into another directory"
-        )
+        advice = "use the old value or record into another directory"
+        raise StoreError(f"{path} was recorded with {field} = {before!r:.200}, now it is {now!r:.200}; {advice}")
 
 
 def _differences(old: Any, new: Any, field: str = "") -> Iterator[tuple[str, Any, Any]]:
@@ -409,8 +388,3 @@ def _wait_for(find: Callable[[], int], seconds: float, message: str) -> int:
             raise StoreError(message)
         time.sleep(POLL_SECONDS)
     return result
-
-
-def _now() -> str:
-    """Return the time in UTC as text, as the records of runs and sessions hold it."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds")

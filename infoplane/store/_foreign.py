@@ -259,10 +259,8 @@ def _check_storage(key: Key, creation: Any) -> None:
     odd = next((one for one in filters if one[0] not in _FILTERS), None)
     if odd is not None or len({one[0] for one in filters}) < len(filters):
         name = shorten((odd or filters[0])[3].decode("ascii", "replace"), 30)
-        raise StoreError(
-            f"{named(key)} has the filter {name!r}; expected gzip, shuffle and fletcher32 at most, each once: save it "
-            "with compression='gzip', or without"
-        )
+        advice = "expected gzip, shuffle and fletcher32 at most, each once: save it with compression='gzip', or without"
+        raise StoreError(f"{named(key)} has the filter {name!r}; {advice}")
 
 
 def _chunk(key: Key, creation: Any, dataset: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[int, ...]:
@@ -277,10 +275,8 @@ def _chunk(key: Key, creation: Any, dataset: Any, shape: tuple[int, ...], dtype:
     if math.prod(chunk) * dtype.itemsize > _MAX_CHUNK:
         raise StoreError(f"{named(key)} has chunks {chunk}; expected at most {_MAX_CHUNK // MIB} MiB in one")
     if there < all_of:
-        raise StoreError(
-            f"{named(key)} {shape} was written in part, {there} of {all_of} chunks; HDF5 would give its fill value for "
-            "the rest: cut it to what was written"
-        )
+        advice = "HDF5 would give its fill value for the rest: cut it to what was written"
+        raise StoreError(f"{named(key)} {shape} was written in part, {there} of {all_of} chunks; {advice}")
     return chunk
 
 

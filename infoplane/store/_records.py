@@ -9,8 +9,11 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import socket
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar, cast
 
@@ -152,9 +155,14 @@ def _get_step_or_none(data: Mapping[str, Any], key: str) -> int | None:
     return None if data.get(key) is None else get_int(data, key)
 
 
+def _get_objects(data: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
+    """The field `key`, a list of objects; StoreError for anything else."""
+    return _get_list(data, key, lambda item: isinstance(item, dict), "objects")
+
+
 def _get_dropped(data: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
     """The field `key`, a list of steps that were dropped, each with its reason; StoreError for anything else."""
-    dropped = _get_list(data, key, lambda item: isinstance(item, dict), "objects")
+    dropped = _get_objects(data, key)
     for item in dropped:
         get_int(item, "step")
         get(item, "reason", str)
@@ -248,14 +256,19 @@ class Checked:
         return seal_json(self.to_json(), self.KIND) + b"\n"
 
 
+def _now() -> str:
+    """Return the time in UTC as text."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunRecord(Checked):
-    """run.json: written once, when the run is created."""
+    """run.json: written once, when the run is created. A new record has a new id and the time of now by default."""
 
     KIND = "run"
     format_version: int = checked(get_int, 1, FORMAT_VERSION)
-    run_id: str = checked(get, str)
-    created: str = checked(get, str)
+    run_id: str = checked(get, str, default_factory=lambda: uuid.uuid4().hex[:12])
+    created: str = checked(get, str, default_factory=_now)
     probe_digest: str = checked(get_hex)
     samples: int = checked(get_int, 1)
     settings: dict[str, Any] = checked(get, dict)
@@ -263,16 +276,19 @@ class RunRecord(Checked):
 
 @dataclass(kw_only=True)
 class SessionRecord(Checked):
-    """sessions/NNNN.json: one process start of one rank; rewritten whole when something is to be added."""
+    """sessions/NNNN.json: one process start of one rank; rewritten whole when something is to be added.
+
+    A new record is by default of this process, and begins now.
+    """
 
     KIND = "session"
     run_id: str = checked(get, str)
     session: int = checked(get_int, 1, MAX_SESSIONS)
     rank: int = checked(get_int, 0, MAX_RANKS - 1)
     world_size: int = checked(get_int, 1, MAX_RANKS)
-    created: str = checked(get, str)
-    pid: int = checked(get_int)
-    host: str = checked(get, str)
+    created: str = checked(get, str, default_factory=_now)
+    pid: int = checked(get_int, default_factory=os.getpid)
+    host: str = checked(get, str, default_factory=socket.gethostname)
     resumed_from: int | None = checked(_get_step_or_none)
     settings: dict[str, Any] = checked(get, dict)
     notes: dict[str, Any] = checked(get, dict, default_factory=dict)
@@ -282,9 +298,7 @@ class SessionRecord(Checked):
 
     def unrecorded(self) -> list[tuple[str, tuple[int, ...], bool]]:
         """The things that could not be recorded, each with its steps, and whether that is a mere note."""
-        listed = get(self.notes, "problems", list) if "problems" in self.notes else []
-        if not all(isinstance(item, dict) for item in listed):
-            raise StoreError("field 'problems' of 'notes' must be a list of objects")
+        listed = _get_objects({"problems": []} | self.notes, "problems")
         return [(get(item, "what", str), _get_steps(item, "steps"), get(item, "note", bool)) for item in listed]
 
 

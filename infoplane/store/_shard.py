@@ -68,10 +68,8 @@ class Frame:
         nbytes = sum(snapshot.arrays[layer.key].nbytes for layer in snapshot.layers)
         per_sample = nbytes // n
         if per_sample > max_sample_bytes:
-            raise ValueError(
-                f"one sample of step {snapshot.step} has {per_sample} bytes, more than the {max_sample_bytes} of a "
-                "file; reduce the layers"
-            )
+            most = f"more than the {max_sample_bytes} of a file"
+            raise ValueError(f"one sample of step {snapshot.step} has {per_sample} bytes, {most}; reduce the layers")
         # step, epoch, time (8 each); digest (16) and count (8) of each layer; value (8) and mark (1) of each metric
         index = 24 + 24 * len(snapshot.layers) + 9 * len(metrics) + rows.nbytes
         return cls(snapshot, rows, metrics, nbytes + index)
@@ -120,10 +118,8 @@ def _check_step(step: int, last_step: int | None) -> None:
     if not 0 <= step <= MAX_STEP:
         raise ValueError(f"step must be 0 or above, got {step}")
     if last_step is not None and step <= last_step:
-        raise ValueError(
-            f"step {step} does not come after step {last_step}, the last one of this session; "
-            "to go back, open the run again with resume=True"
-        )
+        advice = "to go back, open the run again with resume=True"
+        raise ValueError(f"step {step} does not come after step {last_step}, the last one of this session; {advice}")
 
 
 def _check_rows(rows: npt.NDArray[Any], samples: int) -> None:

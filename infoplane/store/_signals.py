@@ -36,10 +36,8 @@ def watch(writer: StoreWriter) -> None:
     """Close this writer at SIGTERM. Where the caller handles or ignores the signal, that is left alone."""
     open_writers.add(writer)
     if in_main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        try:
+        with contextlib.suppress(ValueError):  # a sub-interpreter, which can handle no signals
             signal.signal(signal.SIGTERM, _handle)
-        except ValueError:  # a sub-interpreter, which can handle no signals
-            return
 
 
 def unwatch(writer: StoreWriter) -> None:

@@ -100,9 +100,8 @@ def unpack(file: str | os.PathLike[str], folder: str | os.PathLike[str]) -> dict
             if limited.ran_out_of_memory(error):
                 raise
             if isinstance(error, OSError) and error.errno in _NO_ROOM:
-                raise StoreError(
-                    f"{file.name}: no room for its arrays in the folder for temporary files (TMPDIR): {error.strerror}"
-                ) from error
+                where = "the folder for temporary files (TMPDIR)"
+                raise StoreError(f"{file.name}: no room for its arrays in {where}: {error.strerror}") from error
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise StoreError(f"{file.name} is damaged, or no file of its kind: {reason}") from error
     arrays = [{"key": one.key, "shape": one.shape, "dtype": one.dtype.str} for one in found]

@@ -221,9 +221,7 @@ class StoreWriter:
     def _ready(self) -> None:
         """Raise RuntimeError in a forked child, ValueError once closed, StoreError where the thread has failed."""
         if not self.mine:
-            raise RuntimeError(
-                f"this writer belongs to process {self._pid} and cannot be used in its child {os.getpid()}"
-            )
+            raise RuntimeError(f"this writer belongs to process {self._pid}, and cannot be used in child {os.getpid()}")
         if self._closed:
             raise ValueError(f"the writer of {self.path} is closed")
         self._raise_failure()

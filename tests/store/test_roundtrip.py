@@ -99,7 +99,7 @@ def test_plain_h5py_reads_everything(tmp_path):
 
 
 def test_the_same_snapshots_give_the_same_bytes(tmp_path, monkeypatch):
-    monkeypatch.setattr("infoplane.store._directory.uuid.uuid4", lambda: type("U", (), {"hex": "0" * 32}))
+    monkeypatch.setattr("infoplane.store._records.uuid.uuid4", lambda: type("U", (), {"hex": "0" * 32}))
     for name in "ab":
         record(tmp_path / name, [[0, 1], [2]])
     for a, b in zip(shards(tmp_path / "a"), shards(tmp_path / "b"), strict=True):

@@ -220,7 +220,7 @@ def test_a_forked_child_cannot_use_it_and_does_not_disturb_it(tmp_path):
     child = run_python(code, tmp_path / "run")
     text, errors = child.communicate(timeout=120)
     assert errors == ""
-    assert f"this writer belongs to process {child.pid} and cannot be used in its child" in text
+    assert f"this writer belongs to process {child.pid}, and cannot be used in child" in text
     check_clean(tmp_path / "run", [0, 2])
 
 
