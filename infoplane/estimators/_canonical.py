@@ -286,7 +286,7 @@ def pair_nats(a: Tensor, b: Tensor) -> float:
 def class_nats(rows: Tensor, y: Tensor) -> float:
     """Return the `knn` information in nats between rows (n, d) of few dimensions, of variance 1, and classes (n,)."""
     labels = torch.unique(y, return_inverse=True)[1]
-    return float(class_information(zscore(rows), labels, CLASS_NEIGHBORS).nats)
+    return float(class_information(zscore(rows), labels, CLASS_NEIGHBORS, "euclidean").nats)
 
 
 def residual_nats(h: HeldOut) -> float:
@@ -348,9 +348,8 @@ def classes_off_ground(t: Side, y: Tensor, nats: float, entropy_nats: float, shr
     if limit >= entropy_nats:  # so much cannot be missed
         return False
     # `knn` must not find more in few directions, canonical, principal, or those in which spreads differ.
-    for view in (h.u[:, :1], h.u[:, :LEADING], t.leading[test]):
-        if class_nats(view[:few], labels) > limit:
-            return True
+    if any(class_nats(view[:few], labels) > limit for view in (h.u[:, :1], h.u[:, :LEADING], t.leading[test])):
+        return True
     shape = spread_features(h, y[fit])
     return any(class_nats(view[:few], labels) > limit for view in (shape, torch.cat([h.u[:, :1], shape[:, :2]], 1)))
 

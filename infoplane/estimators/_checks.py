@@ -16,7 +16,7 @@ from infoplane.core.device import on_accelerator
 from infoplane.estimators._counting.counts import sort_rows
 from infoplane.estimators._neighbors import Points
 from infoplane.estimators._protocol import Quantity, raised, widened
-from infoplane.estimators._scaling import bits_of, equal_rows, first_rows, numbered_rows, odd_numbers
+from infoplane.estimators._scaling import bits_of, equal_rows, first_rows, normal_numbers, numbered_rows, odd_numbers
 
 VOIDING: tuple[str, ...] = ("saturated", "degenerate", "few_samples", "out_of_domain", "unreliable")
 """Flags under which the error of a value is not that of sampling: an interval beside it would promise too much."""
@@ -288,10 +288,8 @@ def _mixtures(columns: Tensor, most: int) -> Tensor:
     """Return the columns (N, q), or `most` random orthonormal mixtures of them where there are more."""
     if columns.shape[1] <= most:
         return columns
-    generator = torch.Generator().manual_seed(0)
-    random = torch.randn(columns.shape[1], most, generator=generator, device="cpu", dtype=torch.float64)
-    mixed: Tensor = columns @ torch.linalg.qr(random)[0].to(columns.device)
-    return mixed
+    random = normal_numbers((columns.shape[1], most), 0)
+    return torch.matmul(columns, torch.linalg.qr(random)[0].to(columns.device))
 
 
 def _polynomials(rows: Tensor) -> Tensor:
@@ -359,9 +357,7 @@ def excess_over_gaussian(white: Tensor) -> float:
     """
     rows = white[:: -(-len(white) // _EXCESS_ROWS)]  # every so many-th row
     generator = torch.Generator().manual_seed(0)
-    twins = (
-        torch.randn(rows.shape, generator=generator, device="cpu", dtype=torch.float64) for _ in range(_EXCESS_TWINS)
-    )
+    twins = (normal_numbers(rows.shape, generator) for _ in range(_EXCESS_TWINS))
     gaussian = sum(_mean_log_distance(whitened(twin).to(rows.device)) for twin in twins) / _EXCESS_TWINS
     return rows.shape[1] * (gaussian - _mean_log_distance(rows))
 
@@ -380,7 +376,7 @@ def kept_of_gaussian(value: PairValue, rows: int, units: tuple[int, int], nats: 
     narrow = min(units)
     kept = math.exp(-2.0 * max(nats, _TWIN_NATS) / narrow)  # 1 - rho^2
     generator = torch.Generator().manual_seed(0)
-    a, b = (torch.randn(rows, u, generator=generator, device="cpu", dtype=torch.float64).to(like.device) for u in units)
+    a, b = (normal_numbers((rows, u), generator, like.device) for u in units)
     x = a[:, :narrow]
     z = math.sqrt(1.0 - kept) * x + math.sqrt(kept) * b[:, :narrow]
     noise = b[:, :narrow].square()

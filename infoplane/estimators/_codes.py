@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from infoplane.estimators._scaling import numbered_rows
+from infoplane.estimators._scaling import normal_numbers, numbered_rows
 
 DENSE = 2048
 """Samples or units up to which a Gram matrix is decomposed whole."""
@@ -130,8 +130,7 @@ def _normal_scores(line: Tensor, chosen: Tensor, seed: int) -> Tensor:
     shuffled = torch.randperm(len(value), generator=generator, device="cpu").to(line.device)
     order = shuffled[torch.argsort(value[shuffled], stable=True)]
     out, score = line.clone(), torch.empty_like(value)
-    drawn = torch.randn(len(value), generator=generator, device="cpu", dtype=torch.float64).sort().values
-    score[order] = drawn.to(line.device)
+    score[order] = normal_numbers(value.shape, generator, line.device).sort().values
     out[chosen, 0] = score
     return out
 
@@ -188,19 +187,15 @@ def _components(z: Tensor, dims: int, more: int, seed: int) -> Tensor:
     wanted = min(dims + more, samples, units)
     # Exact from the smaller of the Gram matrices z'z and zz' where that is small; `eigh` gives ascending order.
     if units <= min(samples, DENSE):
-        found: Tensor = z @ torch.linalg.eigh(z.T @ z)[1][:, -wanted:].flip(1)
-        return found
+        return torch.matmul(z, torch.linalg.eigh(z.T @ z)[1][:, -wanted:].flip(1))
     if samples <= DENSE:
         values, vectors = torch.linalg.eigh(z @ z.T)
     else:
         # By subspace iteration from random directions: `_SPARE` more than `dims` make the first `dims` converge, and
         # come back with them. Each of the 12 rounds multiplies by zz'.
-        generator = torch.Generator().manual_seed(seed)
-        start = torch.randn(units, dims + _SPARE, generator=generator, device="cpu", dtype=torch.float64).to(z.device)
-        basis = torch.linalg.qr(z @ start)[0]
+        basis = torch.linalg.qr(z @ normal_numbers((units, dims + _SPARE), seed, z.device))[0]
         for _ in range(12):
             basis = torch.linalg.qr(z @ torch.linalg.qr(z.T @ basis)[0])[0]
         values, small = torch.linalg.eigh(basis.T @ z @ (z.T @ basis))
         vectors = basis @ small
-    found = (vectors[:, -wanted:] * values[-wanted:].clamp(min=0).sqrt()).flip(1)
-    return found
+    return torch.flip(vectors[:, -wanted:] * values[-wanted:].clamp(min=0).sqrt(), (1,))

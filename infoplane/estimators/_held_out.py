@@ -112,8 +112,7 @@ class Targets(SquaredLoss):
 
     def row_loss(self, scores: Tensor) -> Tensor:
         """Return the squared error (S, F, N) of each row, summed over the targets, from predictions (S, F, k', N)."""
-        found: Tensor = (scores - self.targets).square().sum(2)
-        return found
+        return torch.sum((scores - self.targets).square(), 2)
 
     def batch_loss(self, scores: Tensor, rows: Tensor) -> Tensor:
         """Return (S, F) the mean over rows (F, B) of half the squared error of predictions (S, F, B, k')."""
@@ -151,12 +150,8 @@ class Targets(SquaredLoss):
 
     def flags(self, constant: Tensor) -> dict[str, Tensor | bool]:
         """Return the flags that hold whatever is estimated; `constant` (S,) says where nothing varies."""
-        return {
-            "degenerate": constant | (self.outputs == 0),
-            "ties": self.tied,
-            "few_samples": self.few,
-            "out_of_domain": not self.gaussian,
-        }
+        flags: dict[str, Tensor | bool] = {"degenerate": constant | (self.outputs == 0), "ties": self.tied}
+        return flags | {"few_samples": self.few, "out_of_domain": not self.gaussian}
 
     def information(self, held_out: Tensor, fitted: Tensor) -> dict[str, Tensor]:
         """Return "value" (S,) in bits, "half" its interval, and "loose", whether fitted rows look better.

@@ -12,7 +12,7 @@ from torch import Tensor
 from infoplane.core.device import on_accelerator
 from infoplane.estimators._distances import TIE, Metric
 from infoplane.estimators._neighbors import Counted, Points, intrinsic_dimension, pair_counts
-from infoplane.estimators._scaling import equal_rows, zscore
+from infoplane.estimators._scaling import equal_rows, normal_numbers, zscore
 
 Formula = Literal["auto", "ross", "ksg1", "ksg2", "gao"]
 Scale = Literal["unit", "block"]
@@ -74,9 +74,7 @@ def _own_class(points: Points, y: Tensor, counts: Tensor, k: int) -> _OwnClass:
     return _OwnClass(radius, neighbors, closed, opened, tied, dimension)
 
 
-def class_information(
-    rows: Tensor, y: Tensor, k: int, metric: Metric = "euclidean", *, mixed: bool = False
-) -> NeighborValue:
+def class_information(rows: Tensor, y: Tensor, k: int, metric: Metric, *, mixed: bool = False) -> NeighborValue:
     """Information by Ross (2014), or with `mixed` by Gao et al. (2017), of scaled rows (N, D) and classes (N,)."""
     whole, n, counts, short = Points(rows, metric), len(rows), torch.bincount(y), 0.0
     own = _own_class(whole, y, counts, k)
@@ -109,7 +107,7 @@ def pair_information(
     equal = max(map(_equal_share, (a, b)))
     if formula != "gao" and jitter > 0 and max(repeated_share(a), repeated_share(b)) > _REPEATED:
         generator = torch.Generator().manual_seed(seed)
-        a, b = (rows + jitter * _normal(rows, generator) for rows in (a, b))
+        a, b = (rows + jitter * normal_numbers(rows.shape, generator, rows.device) for rows in (a, b))
     counted = _COUNTED.get(formula, "open")
     distances, in_a, in_b = pair_counts(Points(a, metric), Points(b, metric), k, counted)
     if formula == "gao":
@@ -139,11 +137,6 @@ def repeated_share(rows: Tensor) -> float:
     same = ordered[1:] == ordered[:-1]
     edge = torch.zeros_like(same[:1])
     return float((torch.cat([same, edge]) | torch.cat([edge, same])).double().mean(0).max())
-
-
-def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
-    """Standard normal numbers of the shape and on the device of `like`, drawn on the CPU."""
-    return torch.randn(like.shape, generator=generator, device="cpu", dtype=torch.float64).to(like.device)
 
 
 def digamma(n: int) -> Tensor:
@@ -200,8 +193,7 @@ def _by_terms(cases: Tensor) -> Tensor:
     x = place + torch.minimum(before, others)
     log_p = _log_choose(x - 1, place - 1) + _log_choose(shell - x, own - place) - _log_choose(shell, own)
     p = torch.where(valid, log_p.exp(), 0.0)
-    mean: Tensor = (p * (inside + x).digamma()).sum(1)
-    return mean
+    return torch.sum(p * (inside + x).digamma(), 1)
 
 
 def _log_choose(n: Tensor, k: Tensor) -> Tensor:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from infoplane.estimators._driver import Given, Method
-from infoplane.estimators._protocol import Blocks, Quantity
+from infoplane.estimators._protocol import Blocks, Quantities, Quantity
+from infoplane.estimators._scaling import normal_numbers
 from infoplane.estimators._settings import one_of, prepared, setting
 
 BELOW = 0.1
@@ -39,9 +40,7 @@ class NoisyMethod(Method):
             return replace(self, network_std=None, network_kind=None, network_clean=None)
         return replace(self, network_std=found.std, network_kind=found.kind, network_clean=found.clean)
 
-    def estimate(
-        self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None
-    ) -> dict[str, Quantity]:
+    def estimate(self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None) -> Quantities:
         """As `Method.estimate`; I(X;T) is `unreliable` where it is less than I(T;Y) by more than 0.1 bit.
 
         What T knows of Y it has from X, so that cannot be; where Y is another noisy layer it can.
@@ -97,8 +96,7 @@ def with_noise(layer: Tensor, config: NoisyMethod) -> Tensor:
     """Return the layer (N, U) as the network has it: noise is drawn and added if the value was recorded without it."""
     if config.noise != "network" or not config.network_clean or config.network_std is None:
         return layer
-    generator = torch.Generator().manual_seed(config.seed)
-    z = torch.randn(layer.shape, generator=generator, device="cpu", dtype=torch.float64).to(layer.device)
+    z = normal_numbers(layer.shape, config.seed, layer.device)
     clean = layer.double()
     return clean + config.network_std * (z * clean.abs() if config.network_kind == "multiplicative" else z)
 

@@ -7,6 +7,8 @@ on the samples that it states.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -42,6 +44,12 @@ def drawn_rows(samples: int, limit: int, seed: int) -> Tensor | None:
         return None
     generator = torch.Generator().manual_seed(seed)
     return torch.randperm(samples, generator=generator, device="cpu")[:limit].sort().values
+
+
+def normal_numbers(shape: Sequence[int], source: torch.Generator | int, device: torch.device | str = "cpu") -> Tensor:
+    """Draw standard normal numbers (`shape`) as float64, by a generator or with a seed, the same on every device."""
+    generator = torch.Generator().manual_seed(source) if isinstance(source, int) else source
+    return torch.randn(shape, generator=generator, device="cpu", dtype=torch.float64).to(device)
 
 
 def equal_rows(rows: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ from infoplane.estimators._neighbors import Points, intrinsic_dimension
 from infoplane.estimators._network_noise import NoisyMethod, other_sides, with_noise
 from infoplane.estimators._protocol import Quantity
 from infoplane.estimators._registry import register
-from infoplane.estimators._scaling import drawn_rows, equal_rows, principal_coordinates
+from infoplane.estimators._scaling import drawn_rows, equal_rows, normal_numbers, principal_coordinates
 from infoplane.estimators._settings import at_least, one_of, setting
 from infoplane.estimators._trained import Rows, TrainingPlan, in_stacks
 
@@ -234,9 +234,8 @@ def _filled(coordinates: Tensor, seed: int) -> bool:
     """Return whether coordinates (N, k) have nearly the intrinsic dimension of Gaussian noise of the same shape."""
     if coordinates.shape[1] == 1:  # a line is filled by whatever varies on it
         return True
-    generator = torch.Generator().manual_seed(seed)
-    normal = torch.randn(coordinates.shape, generator=generator, device="cpu", dtype=torch.float64)
-    return _intrinsic(coordinates / coordinates.std(0)) >= FILLED * _intrinsic(normal.to(coordinates.device))
+    normal = normal_numbers(coordinates.shape, seed, coordinates.device)
+    return _intrinsic(coordinates / coordinates.std(0)) >= FILLED * _intrinsic(normal)
 
 
 def _intrinsic(rows: Tensor) -> float:
@@ -264,9 +263,7 @@ class _CarriedPairs(Problem):
         sides = other_sides(config, given)
         self.others = {name: _Side.of(block, _STREAM + config.seed) for name, block in sides.items()}
         self.part_of_row = fold_of_row(given.x_ids, 2 * config.folds, config.seed)
-        self.plan = TrainingPlan(
-            rate=RATE, decay=DECAY, batch=BATCH, steps=config.steps, every=EVERY, patience=PATIENCE, cosine=True
-        )
+        self.plan = TrainingPlan(RATE, DECAY, BATCH, config.steps, every=EVERY, patience=PATIENCE, cosine=True)
 
     def rows(self, direction: int) -> Rows:
         """Return the row numbers by fold; `direction`, 0 or 1 (see `_FoldCoordinates.sides`), decides the seeds."""

@@ -18,8 +18,8 @@ from infoplane.estimators._linear_model import TOLERANCE, Fit, Loss, fit
 from infoplane.estimators._network_probe import Folds, bytes_of_network, network_scores
 from infoplane.estimators._protocol import Bound, Quantity, only_values
 from infoplane.estimators._registry import preset, register
-from infoplane.estimators._scaling import is_constant, principal_coordinates, zscore
-from infoplane.estimators._settings import Domain, added, at_least, one_of, setting
+from infoplane.estimators._scaling import is_constant, normal_numbers, principal_coordinates, zscore
+from infoplane.estimators._settings import Domain, added, at_least, one_of, positive_or, setting
 from infoplane.estimators._trained import in_stacks
 
 RIDGES: tuple[float, ...] = (100.0, 10.0, 1.0, 0.1, 0.01, 0.001)
@@ -136,9 +136,7 @@ class LinearProbe(Method):
     guarantees: ClassVar[frozenset[str]] = frozenset({"blocks", "unit_order"})
 
     folds: int = setting(5, at_least(3))
-    ridge: float | Literal["auto"] = setting(
-        "auto", Domain("'auto' or a positive number", 0.0, open=True, named=("auto",))
-    )
+    ridge: float | Literal["auto"] = setting("auto", positive_or("auto"))
     random_features: int = setting(0, Domain("0 or more", 0))
     code_length: bool = False
     seed: int = 0
@@ -198,8 +196,9 @@ class _CrossFit(Problem):
         self.bytes_each = 64 * self.samples * config.folds * max(self.task.outputs, 1)
 
     def _generator(self, purpose: int) -> torch.Generator:
-        """`_generator` with the seed of the settings: purpose 1 features, 2 their witnesses, 3 blocks of the code."""
-        return _generator(self.config.seed, purpose)
+        """A generator for one of the purposes of a seed: 1 features, 2 their witnesses, 3 blocks of the code."""
+        # 0 is for the folds; the signs of `_missed` have 3, too.
+        return torch.Generator().manual_seed(4 * self.config.seed + purpose)
 
     def chunk(self, t: Tensor) -> dict[str, Tensor]:
         """What the probes of some snapshots (S, N, U) read of held-out rows, with flags (S,) and the code length."""
@@ -242,16 +241,12 @@ class _CrossFit(Problem):
         task, flags = self.task, self.task.flags(found["constant"])
         # With a single class, or no target that varies, nothing is fitted that could be in doubt.
         doubtful = (found["doubtful"] & (task.outputs > int(isinstance(task, Classes)))) | found["loose"]
-        value = report(
-            "I(T;Y)",
-            found["value"],
-            ceiling=task.ceiling,
-            half=found["half"],
-            bound=task.bound,
-            flags={**flags, "unreliable": doubtful},
-            estimand=FEATURE_ESTIMAND if self.config.random_features else ESTIMAND,
+        value, half, of_value = found["value"], found["half"], {**flags, "unreliable": doubtful}
+        estimand = FEATURE_ESTIMAND if self.config.random_features else ESTIMAND
+        out = report(
+            "I(T;Y)", value, half=half, bound=task.bound, ceiling=task.ceiling, flags=of_value, estimand=estimand
         )
-        return value | self._reported_code(found, flags)
+        return out | self._reported_code(found, flags)
 
     def _missed(self, held_out: Tensor, z: Tensor) -> Tensor:
         """(S,) whether random features or products of units of `z` (S, N, U) predict what the probe leaves."""
@@ -378,11 +373,6 @@ class _NetworkCrossFit(_CrossFit):
         }
 
 
-def _generator(seed: int, purpose: int) -> torch.Generator:
-    """A generator for one of four purposes (0 folds, 1 features, 2 witnesses, 3 signs or blocks) of a seed."""
-    return torch.Generator().manual_seed(4 * seed + purpose)
-
-
 class _Design:
     """Principal coordinates of a block, with a column of ones behind them for the intercept."""
 
@@ -436,7 +426,7 @@ def _choose_ridge(design: _Design, task: Classes | Targets, rows: Tensor, valida
 def _fourier(z: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """Random Fourier features (S, N, count), centred, of `z` (S, N, U), whose Gaussian kernel has width 1."""
     # cos(w.z + b); as units have variance 1/U, the width is the root mean square radius of `z`.
-    w = torch.randn(z.shape[2], count, generator=generator, device="cpu", dtype=torch.float64).to(z.device)
+    w = normal_numbers((z.shape[2], count), generator, z.device)
     b = 2 * math.pi * torch.rand(count, generator=generator, device="cpu", dtype=torch.float64).to(z.device)
     phi = torch.cos(z @ w + b) * math.sqrt(2.0 / count)
     return phi - phi.mean(1, keepdim=True)

@@ -23,12 +23,11 @@ from infoplane.estimators._scaling import (
     shares,
     zscore,
 )
-from infoplane.estimators._settings import POSITIVE, Domain, at_least, positive_or, setting
+from infoplane.estimators._settings import POSITIVE, at_least, positive_or, setting
 
 UNIT = "Renyi bit"
 GRID = 300
 """Widths that "alignment" tries."""
-_WIDTH = Domain("a positive number or 'silverman' or 'alignment'", 0.0, open=True, named=("silverman", "alignment"))
 ALIGNED_ROWS = 256
 """Samples that "alignment" looks at."""
 
@@ -107,7 +106,7 @@ class MatrixRenyi(KernelMethod):
     matrices: ClassVar[int] = 7
 
     alpha: float = setting(1.01, POSITIVE)
-    width: float | Literal["silverman", "alignment"] = setting("silverman", _WIDTH)
+    width: float | Literal["silverman", "alignment"] = setting("silverman", positive_or("silverman", "alignment"))
     gamma: float = setting(1.0, POSITIVE)
     standardize: bool = True
     x_width: float | Literal["silverman"] = setting("silverman", positive_or("silverman"))

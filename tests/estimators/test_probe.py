@@ -361,7 +361,7 @@ def test_targets_may_be_binned_instead():
     ("fields", "message"),
     [
         ({"folds": 2}, "folds must be at least 3, got 2"),
-        ({"ridge": 0.0}, "ridge must be 'auto' or a positive number, got 0.0"),
+        ({"ridge": 0.0}, "ridge must be a positive number or 'auto', got 0.0"),
         ({"ridge": "small"}, "got 'small'"),
         ({"random_features": -1}, "random_features must be 0 or more, got -1"),
     ],

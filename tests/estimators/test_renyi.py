@@ -112,7 +112,7 @@ def test_presets_and_bad_settings():
     assert parse("renyi@tapia-2020").alpha == 1.01
     with pytest.raises(ValueError, match="alpha must be positive and finite, got 0"):
         MatrixRenyi(alpha=0)
-    with pytest.raises(ValueError, match="width must be a positive number or 'silverman' or 'alignment', got 'wide'"):
+    with pytest.raises(ValueError, match="width must be a positive number, 'silverman' or 'alignment', got 'wide'"):
         MatrixRenyi(width="wide")
 
 
