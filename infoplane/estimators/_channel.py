@@ -159,16 +159,11 @@ class MultiplicativeChannel(Channel):
         logs = torch.where(chosen != 0, chosen.abs().log(), 0.0).sum(1, keepdim=True)
         scale = -0.5 * BITS_PER_NAT / std**2
         # Times the left factor [t^2, t, 1, offset] this is the exponent.
-        self._right = torch.cat(
-            [
-                scale * inverse.square(),
-                -2 * scale * inverse,
-                scale * self._alive.sum(1, keepdim=True) - BITS_PER_NAT * logs,
-                torch.ones_like(logs),
-            ],
-            dim=1,
-        )
         self._logs = BITS_PER_NAT * logs
+        constant = scale * self._alive.sum(1, keepdim=True) - self._logs
+        self._right = torch.cat(
+            [scale * inverse.square(), -2 * scale * inverse, constant, torch.ones_like(logs)], dim=1
+        )
         self.spread = float((chosen - chosen[:1]).abs().max())
 
     def start(self, a: Span, generator: torch.Generator) -> Start:

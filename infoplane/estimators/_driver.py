@@ -163,14 +163,9 @@ class Method(ABC):
 
     def _given(self, t: Tensor, y: Tensor, x: Tensor | None, x_ids: Tensor | None) -> Given:
         """Return the arguments of one call, checked and normalised as the attributes of this method say."""
+        t, least = self.values(t), self.min_samples
         t, y, x_ids = check_inputs(
-            self.values(t),
-            y,
-            x_ids,
-            targets=self.targets,
-            name=self.name,
-            min_samples=self.min_samples,
-            as_given=self.as_given,
+            t, y, x_ids, targets=self.targets, name=self.name, min_samples=least, as_given=self.as_given
         )
         return Given(t, y, x, x_ids)
 
@@ -254,13 +249,11 @@ def report(
     top = value.new_full((), ceiling) if isinstance(ceiling, int | float) else ceiling
     low, high = (None, None) if half is None else (value - half, value + half)
     up = expanded(flags or {}, value)
-    quantity = Quantity(
-        value=value, low=low, high=high, bound=bound, ceiling=top, unit=unit, estimand=estimand, flags=up
-    )
+    q = Quantity(value=value, low=low, high=high, bound=bound, ceiling=top, unit=unit, estimand=estimand, flags=up)
     if null is None:
-        return {name: quantity}
+        return {name: q}
     own = {flag: on for flag, on in up.items() if flag != "saturated"}
-    return with_null(name, quantity, null, own if null_flags is None else expanded(null_flags, value))
+    return with_null(name, q, null, own if null_flags is None else expanded(null_flags, value))
 
 
 def expanded(flags: Flags, value: Tensor) -> dict[str, Tensor]:
@@ -271,16 +264,14 @@ def expanded(flags: Flags, value: Tensor) -> dict[str, Tensor]:
     }
 
 
-def with_null(
-    name: str, quantity: Quantity, null: Null, flags: Mapping[str, Tensor], *, signed: bool = False
-) -> dict[str, Quantity]:
-    """Return the quantity by its name with the flag `below_null`, and "<name> null" with the given flags.
+def with_null(name: str, q: Quantity, null: Null, flags: Mapping[str, Tensor], *, signed: bool = False) -> Quantities:
+    """Return the quantity `q` by its name with the flag `below_null`, and "<name> null" with the given flags.
 
     For a `signed` quantity, which may lie on either side of 0, the flag says that it lies between both points.
     """
-    chance = quantity.value <= null.top
+    chance = q.value <= null.top
     if signed and null.low is not None:
-        chance &= quantity.value >= null.low
-    flagged = dataclasses.replace(quantity, flags={**quantity.flags, "below_null": chance})
-    shuffled = dataclasses.replace(quantity, value=null.mean, low=null.low, high=null.high, bound="point", flags=flags)
+        chance &= q.value >= null.low
+    flagged = dataclasses.replace(q, flags={**q.flags, "below_null": chance})
+    shuffled = dataclasses.replace(q, value=null.mean, low=null.low, high=null.high, bound="point", flags=flags)
     return {name: flagged, f"{name} null": shuffled}

@@ -48,9 +48,7 @@ def bin_targets(y: Tensor, n_bins: int = 10, rule: Literal["quantile", "width"] 
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
     if y.ndim != 1 or len(y) == 0:
-        raise ValueError(
-            f"y must have shape (samples,), got {tuple(y.shape)}; bin the columns of a vector target one by one"
-        )
+        raise ValueError(f"y must have shape (samples,), got {tuple(y.shape)}; bin columns of a target one by one")
     if n_bins < 2:
         raise ValueError(f"n_bins must be at least 2, got {n_bins}")
     values = finite_targets(y)
@@ -243,8 +241,7 @@ class AllShuffles:
     def mean(self, a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> Tensor:
         """Return the mean (...) over all shuffles, from the `sums` of both matrices."""
         (d_a, s_a), (d_b, s_b) = a, b
-        found: Tensor = (d_a * d_b * self.within + (s_a - d_a) * (s_b - d_b) * self.apart).sum((-2, -1))
-        return found
+        return torch.sum(d_a * d_b * self.within + (s_a - d_a) * (s_b - d_b) * self.apart, (-2, -1))
 
 
 def block_size(device: torch.device) -> int:

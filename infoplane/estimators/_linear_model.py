@@ -195,19 +195,9 @@ def fit(
         """The numbers in the type that this fit works in."""
         return numbers if exact else numbers.float()
 
-    penalty = own(penalty.expand(*shape[:2], 1, columns))
+    penalty, weights, scores = own(penalty.expand(*shape[:2], 1, columns)), own(start.weights), own(start.scores)
     left = _Working(
-        own(design),
-        own(squares),
-        penalty,
-        own(start.weights),
-        own(start.scores),
-        loss,
-        rows,
-        ~working,
-        working,
-        tolerance,
-        place,
+        own(design), own(squares), penalty, weights, scores, loss, rows, ~working, working, tolerance, place
     )
     found = Fit(left.weights.clone(), left.scores.clone(), ~working)
     for _ in range(MAX_STEPS):

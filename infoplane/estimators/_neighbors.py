@@ -83,11 +83,9 @@ class Points:
 
         Blocks save more where rows come in `parts` and meet only those of their own.
         """
-        return (
-            units <= limit + max(0.0, math.log2(max(self.count, 1) / (1000 * parts)))
-            if self.wish is None
-            else self.wish
-        )
+        if self.wish is not None:
+            return self.wish
+        return units <= limit + max(0.0, math.log2(max(self.count, 1) / (1000 * parts)))
 
     @functools.cached_property
     def tree(self) -> cKDTree:
@@ -347,11 +345,9 @@ def pair_counts(x: Points, y: Points, k: int, counted: Counted = "open") -> tupl
     if found is None:
         return _counted_in_blocks(x, y, k, counted)
     distance, index = found
-    own, counts = torch.arange(x.count, device=index.device), []
-    for points in (x, y):
-        radius, known = _reach(points, own, index, distance, counted)
-        counts.append(points.within(radius, known)[which])
-    return distance, counts[0], counts[1]
+    own = torch.arange(x.count, device=index.device)
+    in_x, in_y = (p.within(*_reach(p, own, index, distance, counted))[which] for p in (x, y))
+    return distance, in_x, in_y
 
 
 def _counted_in_blocks(x: Points, y: Points, k: int, counted: Counted) -> tuple[Tensor, Tensor, Tensor]:

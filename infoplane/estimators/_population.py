@@ -11,7 +11,7 @@ from scipy.special import stdtrit
 from torch import Tensor
 
 from infoplane.core.units import BIT
-from infoplane.estimators._protocol import Quantity
+from infoplane.estimators._protocol import Quantities, Quantity
 from infoplane.estimators._scaling import numbered_rows
 
 SPLITS = 4
@@ -34,9 +34,7 @@ def halves(samples: int, seed: int) -> Iterator[Tensor]:
             yield part.sort().values
 
 
-def continued(
-    found: Mapping[str, Quantity], parts: Sequence[Mapping[str, Quantity]], *, classes: bool
-) -> dict[str, Quantity]:
+def continued(found: Mapping[str, Quantity], parts: Sequence[Quantities], *, classes: bool) -> Quantities:
     """Return the quantities with 2 I(N) - mean I(N / 2) for each information I; `parts` are of `halves`, in order."""
     # Nulls are left out. Where I(X;T), or I(X;T|Y), is too close to saturation, so is their difference I(T;Y).
     names = [name for name, q in found.items() if q.unit == BIT and not name.endswith((" null", " upper", " lower"))]

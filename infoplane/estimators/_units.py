@@ -86,9 +86,8 @@ class PerUnit(Wrapper):
 
     def bytes_per_snapshot(self, samples: int, units: int) -> int:
         """Return the bytes that the estimator inside needs for one unit at a time, and the values of the shuffles."""
-        return int(self.estimator.bytes_per_snapshot(samples, 1)) + 8 * (
-            self.draws * (units + samples) + units * samples
-        )
+        inner = int(self.estimator.bytes_per_snapshot(samples, 1))
+        return inner + 8 * (self.draws * (units + samples) + units * samples)
 
     def table(self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None) -> UnitTable:
         """Return what every unit of t (S, N, D) knows of Y, with its null; further axes of t are flattened."""
@@ -170,9 +169,8 @@ class UnitSynergy(Wrapper):
         terms = []
         for i in order[: self.most].sort().values.tolist():
             rest = torch.cat([units[..., :i], units[..., i + 1 :]], 2)
-            parts = (
-                [units[..., i : i + 1], rest] if units.shape[2] > 1 else [units]
-            )  # without the only unit nothing is left
+            # Without the only unit nothing is left.
+            parts = [units[..., i : i + 1], rest] if units.shape[2] > 1 else [units]
             with values_only():
                 found = [_information(inner, inner.estimate(part, y, x=x, x_ids=x_ids)) for part in parts]
             terms.append(whole.value - sum(each.value for each in found))

@@ -22,11 +22,7 @@ CHUNK = 4
 BRANCHES = ("knn", "probe:family=mlp", "flow")
 """In the order of the tree: where snapshots of one run lead to several, the last of them is taken."""
 # Settings of each branch with effort="low".
-LOW: dict[str, dict[str, int]] = {
-    "knn": {},
-    "probe:family=mlp": {"folds": 3},
-    "flow": {"steps": 300, "folds": 2},
-}
+LOW: dict[str, dict[str, int]] = {"knn": {}, "probe:family=mlp": {"folds": 3}, "flow": {"steps": 300, "folds": 2}}
 FEW_UNITS = 2
 FEW_DIMENSIONS = 2.4
 """Dimension of a pair, T and the other side together, up to which neighbours are near.

@@ -251,11 +251,8 @@ class _Codes(Problem):
         """Return both informations in nats with errors and doubts, and what the code of one layer (N, U) keeps."""
         constant = bool((layer == layer[:1]).all())
         code = None if constant else self._code(with_noise(layer, self.config), "t")
-        out: dict[str, Number] = {
-            "degenerate": code is None,
-            "kept": 0.0 if code is None else code.kept,
-            "tied": 0.0 if code is None else code.tied,
-        }
+        kept, tied = (0.0, 0.0) if code is None else (code.kept, code.tied)
+        out: dict[str, Number] = {"degenerate": code is None, "kept": kept, "tied": tied}
         for key, other in (("i_ty", self.code_y if self.continuous else self.y), ("i_xt", self.code_x)):
             part, doubtful = NOTHING, False  # also where a side is constant
             if code is not None and other is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -356,17 +356,6 @@ def _off_ground(t: Marginal, other: Marginal, nats: float) -> bool:
     return pairs_off_ground(sides[0], sides[1], nats, "auto")
 
 
-preset("critic", "mine-2018", loss="dv", reading="dv", base="off", ranks=False, dropout=0.0)
-preset(
-    "critic",
-    "smile-2020",
-    loss="js",
-    reading="smile",
-    tau=5.0,
-    base="off",
-    ranks=False,
-    dropout=0.0,
-    hidden=256,
-    batch=64,
-    rate=5e-4,
-)
+_PLAIN: dict[str, Any] = {"base": "off", "ranks": False, "dropout": 0.0}  # a network alone, on units as they are
+preset("critic", "mine-2018", loss="dv", reading="dv", **_PLAIN)
+preset("critic", "smile-2020", loss="js", reading="smile", tau=5.0, **_PLAIN, hidden=256, batch=64, rate=5e-4)

@@ -30,6 +30,7 @@ from infoplane.estimators._protocol import Quantity, only_values, values_only
 from infoplane.estimators._registry import preset, register
 from infoplane.estimators._settings import Domain, at_least, listed, setting
 
+Array = Tensor | npt.NDArray[Any]
 _DISCRETE, _CONTINUOUS = ("auto", "ross", "gao"), ("auto", "ksg1", "ksg2", "gao")
 
 TIED = 0.05
@@ -292,8 +293,8 @@ def _dimension(rows: Tensor, metric: Metric) -> int:
 
 
 def ksg(
-    x: Tensor | npt.NDArray[Any],
-    y: Tensor | npt.NDArray[Any],
+    x: Array,
+    y: Array,
     k: int = 3,
     *,
     formula: Literal["ksg1", "ksg2", "gao"] = "ksg1",
@@ -317,14 +318,7 @@ def ksg(
         return float(estimator.estimate(t[None], target)["I(T;Y)"].value)
 
 
-def ross(
-    t: Tensor | npt.NDArray[Any],
-    y: Tensor | npt.NDArray[Any],
-    k: int = 3,
-    *,
-    metric: Metric = "euclidean",
-    scale: Scale = "unit",
-) -> float:
+def ross(t: Array, y: Array, k: int = 3, *, metric: Metric = "euclidean", scale: Scale = "unit") -> float:
     """Mutual information in bits of an array (N,) or (N, D) and classes (N,), as `KNN` has it for classes."""
     estimator = KNN(n_neighbors=k, formula="ross", metric=metric, scale=scale)
     with values_only():
@@ -338,7 +332,7 @@ class Entropy(NamedTuple):
     standard_error: float
 
 
-def kozachenko_leonenko(t: Tensor | npt.NDArray[Any], k: int = 3, *, metric: Metric = "euclidean") -> Entropy:
+def kozachenko_leonenko(t: Array, k: int = 3, *, metric: Metric = "euclidean") -> Entropy:
     """Differential entropy of an array (N,) or (N, D): psi(N) - psi(k) + log V_D + D <log r_k>, in bits.
 
     It depends on the units of T, may be negative, and is minus infinity for a law with atoms. Differences of
@@ -356,27 +350,22 @@ def kozachenko_leonenko(t: Tensor | npt.NDArray[Any], k: int = 3, *, metric: Met
     rows = _columns(t, "t").double()
     if not bool(torch.isfinite(rows).all()):
         raise ValueError("t has non-finite values; remove these samples")
-    local = local_entropies(rows, k, metric)
+    local = kozachenko_terms(Points(rows, metric).nearest(k)[0][:, -1], k, rows.shape[1], metric)
     if not bool(torch.isfinite(local).all()):
         raise ValueError(f"t has more than {k} equal rows: its differential entropy is minus infinity")
     error = float(local.std()) / math.sqrt(len(local))
     return Entropy(float(local.mean()) * BITS_PER_NAT, error * BITS_PER_NAT)
 
 
-def local_entropies(rows: Tensor, k: int, metric: Metric = "euclidean") -> Tensor:
-    """The terms (N,) in nats whose mean is the Kozachenko-Leonenko entropy of rows (N, D)."""
-    return kozachenko_terms(Points(rows, metric).nearest(k)[0][:, -1], k, rows.shape[1], metric)
-
-
 def kozachenko_terms(radius: Tensor, k: int, units: int, metric: Metric = "euclidean") -> Tensor:
-    """The terms of the Kozachenko-Leonenko entropy from distances (N,) to the k-th neighbour in `units` coordinates."""
+    """The terms (N,) in nats whose mean is the entropy, from distances (N,) to the k-th neighbour in `units` units."""
     volume = units * math.log(2.0)  # of the unit cube [-1, 1]^D
     if metric == "euclidean":
         volume = 0.5 * units * math.log(math.pi) - math.lgamma(0.5 * units + 1.0)
     return digamma(len(radius)) - digamma(k) + volume + units * radius.log()
 
 
-def _columns(array: Tensor | npt.NDArray[Any], name: str) -> Tensor:
+def _columns(array: Array, name: str) -> Tensor:
     """An array (N,) or (N, D) as a tensor (N, D); ValueError, naming it, for other shapes."""
     out = torch.as_tensor(array)
     if out.ndim not in (1, 2):

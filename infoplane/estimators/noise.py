@@ -182,15 +182,12 @@ class SamplePropagation(Method):
         super().__post_init__()
         if self.std is not None and self.relative_std != 0.1:
             raise ValueError(
-                f"std takes the place of relative_std, got std={self.std} with relative_std={self.relative_std}; "
-                "give one or the other"
+                f"std takes the place of relative_std, got {self.std} and {self.relative_std}; give one or the other"
             )
         if not isinstance(self.n_draws, int) or self.n_draws < 2 or self.n_draws % 2:
             raise ValueError(f"n_draws must be even and at least 2, got {self.n_draws!r}")
         if self.bracket and not self.population:
-            raise ValueError(
-                "bracket=True bounds the information of the population, got population=False; give population=True, too"
-            )
+            raise ValueError("bracket=True is of the population, got population=False; give population=True, too")
 
     def bytes_per_snapshot(self, samples: int, units: int) -> int:
         """Return the bytes of a snapshot and its centred copy in float64, and of the sums of every draw by sample."""
@@ -283,11 +280,6 @@ def _error_of_first_draw(null: Tensor, whole: Tensor) -> Tensor:
     return share.clamp(0.0, 1.0) * error.mean()
 
 
-def span_size(device: torch.device, units: int, pairs: int) -> int:
-    """Return the rows of a block, fewer where the noise of a span would take more than 8 MiB."""
-    return min(block_size(device), max(64, (1 << 20) // (pairs * units)))
-
-
 class _Propagation(MixtureProblem):
     """Sums of likelihood ratios for noisy samples of every row."""
 
@@ -301,7 +293,8 @@ class _Propagation(MixtureProblem):
         super().__init__(config, given, first_rows(given.x_ids, int(given.x_ids.max()) + 1) if self.passes else None)
         self.order = self.head[self.classes.order]  # rows of the mixture, class after class
         self.inputs_of_head = torch.bincount(self.x_ids[self.head])
-        self.size = span_size(self.t.device, self.t.shape[2], self.pairs_drawn)
+        # Rows of a span, fewer where its noise would take more than 8 MiB.
+        self.size = min(block_size(self.t.device), max(64, (1 << 20) // (self.pairs_drawn * self.units)))
         self.spans = class_spans(self.classes.counts, self.size)
         count = len(self.classes.counts)
         few = self.shuffled is not None and not self.continuous and count <= COLUMN_CLASSES
@@ -444,10 +437,8 @@ class _Propagation(MixtureProblem):
             return of(name, key, ceiling, unsure, flags=flags, bound="point" if resolved else "upper")
 
         out = of_x("I(X;T)", "i_xt", self.h_x)
-        flags: dict[str, Tensor | bool] = {
-            "single_class": self.one_class,
-            "saturated": self.saturated(found, "i_xt", "i_ty", ceiling_y),
-        }
+        full = self.saturated(found, "i_xt", "i_ty", ceiling_y)
+        flags: dict[str, Tensor | bool] = {"single_class": self.one_class, "saturated": full}
         if not self.continuous:
             out |= of_x("I(X;T|Y)", "i_xt_y", self.given_y)
             flags["few_samples"] = min(self.classes.counts) < 2

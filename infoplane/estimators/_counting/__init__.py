@@ -166,12 +166,8 @@ class CellCounts(Problem):
         bias = torch.where(i_xt >= h_t, bias * (labels.samples / labels.inputs), bias)
         few_cells = {name: few | (bias > _MOST_BIAS.get(name, math.inf)) for name in ("", *CORRECTIONS)}
         single = mostly_single(found["codes"], found["singles"])
-        ceilings = {
-            "I(X;T)": self.h_x,
-            "H(T)": math.log2(labels.samples),
-            "I(X;T|Y)": self.h_x_given_y,
-            "I(T;Y)": self.h_y,
-        }
+        most = math.log2(labels.samples)  # every sample a code of its own
+        ceilings = {"I(X;T)": self.h_x, "H(T)": most, "I(X;T|Y)": self.h_x_given_y, "I(T;Y)": self.h_y}
         at = dict(zip(ceilings, h_t.new_tensor(list(ceilings.values())).unbind(), strict=True))
         full = {n: single | (found[n] >= top) if top > 0 else single for n, top in ceilings.items()}
 

@@ -66,9 +66,7 @@ class Rule(NamedTuple):
         parts = [k * count // self.n_bins, last]
         if self.separate:
             # The smallest value has rank 0 and the largest the last; the others are cut into n_bins.
-            first = alone[:, None].to(
-                torch.int64
-            )  # rank of the first of the others: 0 if the smallest is no value here
+            first = alone[:, None].to(torch.int64)  # rank of the first of them: 0 if the smallest is no value here
             others = last - first
             parts = [0 * count, torch.where(others > 0, first + k * others // self.n_bins, last), last]
         return torch.where(count > 0, torch.cat(parts, dim=1), -1)
