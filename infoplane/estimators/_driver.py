@@ -86,6 +86,7 @@ class Problem(ABC):
         """Keep the layer, the labels and their sizes; an estimator's own class adds what it needs once a call."""
         self.config, self.t, self.y = config, given.t, given.y
         self.samples, self.units = given.t.shape[1:]
+        self.continuous = given.y.is_floating_point()  # real targets, no classes
 
     def chunk(self, t: Tensor) -> dict[str, Tensor]:
         """Return the numbers (S_c, ...) of some consecutive snapshots (S_c, N, U), by keys of the method's own."""

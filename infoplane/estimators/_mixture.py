@@ -48,7 +48,6 @@ class MixtureProblem(Problem):
         self.x_ids, self.dtype = given.x_ids, DTYPES[config.dtype]
         self.head = torch.arange(len(given.y), device=given.y.device) if head is None else head
         y, ids = given.y[self.head], given.x_ids[self.head]
-        self.continuous = y.is_floating_point()
         # Continuous targets leave one class.
         labels = torch.zeros_like(ids) if self.continuous else torch.unique(y, return_inverse=True)[1]
         self.classes, inputs = Grouping.of(labels), torch.bincount(ids)

@@ -199,7 +199,7 @@ class _Codes(Problem):
         """Take inputs and targets as sides, and find their codes."""
         super().__init__(config, given)
         self.x = random_inputs(config, given)
-        self.random, self.continuous = self.x is not None, given.y.is_floating_point()
+        self.random = self.x is not None
         self.targets = given.y.reshape(len(given.y), -1) if self.continuous else None
         self.find(given.x_ids)
 

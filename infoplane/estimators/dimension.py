@@ -126,9 +126,8 @@ class _Scales(Problem):
         found: dict[str, Tensor | float | bool] = dict(zip(NAMES, _both(distances), strict=True))
         for scale, parts in self.parts.items():
             each = [_both(Points(rows[part]).distances(self.k)) for part in parts]
-            found |= {
-                f"{name}{scale}": math.fsum(d) / len(d) for name, d in zip(NAMES, zip(*each, strict=True), strict=True)
-            }
+            for name, d in zip(NAMES, zip(*each, strict=True), strict=True):
+                found[f"{name}{scale}"] = math.fsum(d) / len(d)
         equal = distances[:, 0] <= 0
         tied = (distances[:, 1] <= distances[:, 0] * (1.0 + TIE)).double().mean() > TIED
         return found | {"equal rows": float(equal.sum()), "ties": bool(equal.any() | tied)}
@@ -140,11 +139,8 @@ class _Scales(Problem):
             rows = self.parts[scale].shape[1] if scale else self.samples
             for name in NAMES:
                 value = found[f"{name}{scale}"]
-                flags: Flags = {
-                    "ties": found["ties"],
-                    "degenerate": value == 0,
-                    "few_samples": value > 2.0 * math.log10(rows),
-                }
+                few = value > 2.0 * math.log10(rows)
+                flags: Flags = {"ties": found["ties"], "degenerate": value == 0, "few_samples": few}
                 out |= report(f"{name}{scale}", value, unit=UNIT, flags=flags)
         return out | report("equal rows", found["equal rows"], unit="rows", flags={"ties": found["ties"]})
 

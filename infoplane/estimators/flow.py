@@ -413,10 +413,9 @@ class _FoldCoordinates(NamedTuple):
     def of(cls, layers: list[_Side], other: _Side, fitted: tuple[Tensor, ...]) -> _FoldCoordinates:
         """Find coordinates of every layer with the other side, fitted to the training rows of each fold."""
         found = [_coordinates(layer, other, rows) for layer in layers for rows in fitted]
-        stacked = (
-            torch.unflatten(torch.stack(part), 0, (len(layers), len(fitted))) for part in zip(*found, strict=True)
-        )
-        u, v, rho, nats, beyond, ratio, kept, steep = stacked
+        stacked = (torch.stack(part) for part in zip(*found, strict=True))  # (S F, ...) each
+        shape = len(layers), len(fitted)
+        u, v, rho, nats, beyond, ratio, kept, steep = (torch.unflatten(part, 0, shape) for part in stacked)
         return cls(u.float(), v.float(), rho, nats, beyond, ratio, kept.mean(1), steep.any(1))
 
     def sides(self, direction: int) -> Sides:

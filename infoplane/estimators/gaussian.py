@@ -167,18 +167,12 @@ class _Correlations(Problem):
     def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
         """Return I(T;Y) in bits with its flags, and the shrinkage of T."""
         single = self.side is None and self.basis.size == 0  # one class leaves no direction
-        flags: dict[str, Tensor | bool] = {
-            "degenerate": found["degenerate"] & (not single),
-            "unreliable": found["unreliable"],
-            "out_of_domain": found["out_of_domain"],
-            "few_samples": len(self.y) < LEAST_SAMPLES,
-        }
+        flags: dict[str, Tensor | bool] = {name: found[name] for name in ("degenerate", "unreliable", "out_of_domain")}
+        flags |= {"degenerate": found["degenerate"] & (not single), "few_samples": len(self.y) < LEAST_SAMPLES}
         if self.ceiling is not None:
             flags["single_class"] = single
-        return {
-            **report("I(T;Y)", found["nats"] * BITS_PER_NAT, ceiling=self.ceiling, flags=flags),
-            **report("shrinkage", found["shrinkage"], unit="share"),
-        }
+        out = report("I(T;Y)", found["nats"] * BITS_PER_NAT, ceiling=self.ceiling, flags=flags)
+        return out | report("shrinkage", found["shrinkage"], unit="share")
 
     def snapshot(self, layer: Tensor) -> dict[str, Number]:
         """Return nats, shrinkage and flags of one layer (N, U)."""

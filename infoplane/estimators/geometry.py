@@ -140,7 +140,6 @@ class _Spectrum(Problem):
         """Draw the samples of the class distance ratio, and count the dimensions that a spectrum can have."""
         super().__init__(config, given)
         self.bytes_each = config.bytes_per_snapshot(self.samples, self.units)
-        self.discrete = not given.y.is_floating_point()
         rows = drawn_rows(self.samples, config.pair_samples, config.seed)
         self.pair_rows = slice(None) if rows is None else rows.to(given.t.device)
         self.dimensions = min(self.samples - 1, self.units)  # centred rows span one dimension less than they are
@@ -168,7 +167,7 @@ class _Spectrum(Problem):
         }
         if self.dimensions >= LEAST_DIMENSIONS:
             out["exponent"], out["fit"] = _power_law(spread.flip(1)[:, : self.dimensions])
-        if self.discrete:
+        if not self.continuous:
             out["centroid"], out["within"] = _nuclear_norms(z, self.y)
             ratio = _distance_ratio(centred[:, self.pair_rows], self.y[self.pair_rows])
             if ratio is not None:
@@ -195,7 +194,7 @@ class _Spectrum(Problem):
             of_fit = {**flags, "unreliable": poor}
             out |= report("alpha-ReQ", torch.where(poor, math.nan, found["exponent"]), unit="exponent", flags=of_fit)
             out |= report("alpha-ReQ R2", found["fit"], ceiling=1.0, unit="R2", flags=of_fit)
-        return out | self._of_classes(found, flags, int(self.y.max()) + 1) if self.discrete else out
+        return out if self.continuous else out | self._of_classes(found, flags, int(self.y.max()) + 1)
 
     def _of_classes(self, found: dict[str, Tensor], flags: Flags, classes: int) -> dict[str, Quantity]:
         """Return the nuclear norms and the distance ratio; `classes` is their number."""

@@ -181,7 +181,6 @@ class _Neighbors(Problem):
     def __init__(self, config: KNN, given: Given) -> None:
         """Scale the targets, or keep the classes."""
         super().__init__(config, given)
-        self.continuous = self.y.is_floating_point()
         self.side = scaled_block(self.y.reshape(len(self.y), -1), config.scale) if self.continuous else self.y
 
     def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:

@@ -125,11 +125,10 @@ class _Spectra(KernelProblem):
     def __init__(self, config: MatrixRenyi, given: Given) -> None:
         """Make the kernels of Y and X, and the entropy of Y."""
         super().__init__(config, given)
-        self.discrete = not given.y.is_floating_point()
         self.h_x = entropy_of_counts(torch.bincount(given.x_ids))  # where S(T) comes near it, it is saturated
         x = given.features()
         self.kernel_x = None if x is None else self._kernel(x, config.x_width)
-        if self.discrete:
+        if not self.continuous:
             self.classes = int(given.y.max()) + 1
             self.kernel_y = same_class(given.y)
             # The kernel has one eigenvalue for each class, the class's number of samples.
@@ -154,7 +153,7 @@ class _Spectra(KernelProblem):
         widths = self._widths(distances, t.shape[2])
         kernel = distances.gaussian(widths)
         out = {"degenerate": is_constant(scaled), "width": widths, "s_t": self._entropy(kernel)}
-        out["s_ty"] = self._with_classes(kernel) if self.discrete else self._entropy(kernel * self.kernel_y)
+        out["s_ty"] = self._entropy(kernel * self.kernel_y) if self.continuous else self._with_classes(kernel)
         if self.kernel_x is not None:
             out["s_xt"] = self._entropy(kernel * self.kernel_x)
         return out
@@ -164,7 +163,7 @@ class _Spectra(KernelProblem):
         s_t = found["s_t"]
         # From 99 % of H(X) the kernel tells (nearly) all inputs apart.
         flags: dict[str, Tensor | bool] = {"degenerate": found["degenerate"], "saturated": s_t >= 0.99 * self.h_x}
-        of_labels = flags | ({"single_class": self.classes == 1} if self.discrete else {})
+        of_labels = flags | ({} if self.continuous else {"single_class": self.classes == 1})
         out = report("Renyi S(T)", s_t, ceiling=math.log2(self.samples), unit=UNIT, flags=flags)
         out |= report("Renyi I(T;Y)", s_t + self.s_y - found["s_ty"], ceiling=self.s_y, unit=UNIT, flags=of_labels)
         if self.kernel_x is not None:
