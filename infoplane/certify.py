@@ -309,10 +309,8 @@ PROBLEMS: dict[str, Callable[[int, int], datasets.Known]] = {
 def to_text(findings: Sequence[Finding]) -> str:
     """The findings as aligned columns for a terminal."""
     rows = [("estimator", "quantity", "check", "expected", "got", "", "flagged")]
-    rows += [
-        (f.estimator, f.quantity, f.check, f.expected, f.got, "holds" if f.holds else "FAILS", f.flagged)
-        for f in findings
-    ]
+    for f in findings:
+        rows.append((f.estimator, f.quantity, f.check, f.expected, f.got, "holds" if f.holds else "FAILS", f.flagged))
     return "\n".join(aligned(rows))
 
 

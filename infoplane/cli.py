@@ -97,6 +97,7 @@ PATH = click.Path(path_type=Path)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 SPEC, LAYER = Offered(estimators_of, "spec"), Offered(layers_of, "glob")
 SUBSET, NAME = Offered(subsets_of, "name"), Offered(quantities_of, "name")
+PAIR, STYLES = Offered(layers_of, "layer,layer"), Offered(lambda runs: ["screen", "column", "page"])
 
 
 def out_option(says: str = "File to write; its suffix is the format.", **settings: Any) -> Callable[[Any], Any]:
@@ -106,11 +107,7 @@ def out_option(says: str = "File to write; its suffix is the format.", **setting
 
 RUN = argument("run", type=PATH)
 RUNS = argument("runs", nargs=-1, required=True, type=PATH)
-STYLE = option(
-    "--style",
-    type=Offered(lambda runs: ["screen", "column", "page"]),
-    help="Size and type: screen, column (85 mm) or page (170 mm).",
-)
+STYLE = option("--style", type=STYLES, help="Size and type: screen, column (85 mm) or page (170 mm).")
 SIZE = stacked(STYLE, option("--width", type=FloatRange(20, 600), help="Width in millimetres."))
 OUT = out_option()
 LAYERS = option("-l", "--layer", "layers", multiple=True, type=LAYER, help="Only these layers.")
@@ -397,12 +394,7 @@ def verify(run: Path, as_json: bool) -> None:
 @command("infoplane estimate runs/digits -e binning:n_bins=30 -e kde")
 @RUNS
 @ESTIMATE
-@option(
-    "--pairs",
-    multiple=True,
-    type=Offered(layers_of, "layer,layer"),
-    help="I(T;T') of two layers instead; again for further pairs.",
-)
+@option("--pairs", multiple=True, type=PAIR, help="I(T;T') of two layers instead; again for further pairs.")
 @option(
     "--against",
     type=Offered(lambda runs: ["previous", "view=2"], "what"),

@@ -60,9 +60,7 @@ class Pairs:
         if found is not None:
             self.view = int(found[1])
             if self.view < 2:
-                raise ValueError(
-                    f"against={against!r}: views are counted from 1, which is the layer itself; take view=2"
-                )
+                raise ValueError(f"against={against!r}: views are counted from 1, the layer itself; take view=2")
         elif against is not None and not self.previous:
             self.other = against if isinstance(against, ActivationStore) else _open(against)
 
@@ -206,11 +204,9 @@ def _why_infinite(layer: LayerSteps, step: int, store: ActivationStore, other: A
         )
     seeds = [each.settings.get("seed") for each in (store, other)]
     if partner.path != layer.path and (None in seeds or seeds[0] == seeds[1]):
-        said = (
-            "does not say with which seed noise was drawn"
-            if None in seeds
-            else f"has the recorder's seed {seeds[0]} too"
-        )
+        said = f"has the recorder's seed {seeds[0]} too"
+        if None in seeds:
+            said = "does not say with which seed noise was drawn"
         return (
             f"{other.path} {said}, and equal seed and step draw equal noise: {INFINITE}; record one of the runs with "
             f"another seed=, {OTHERS}"

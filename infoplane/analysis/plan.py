@@ -62,12 +62,10 @@ class RunPlan:
         if not store.steps():
             problems = "; ".join(map(str, store.problems[:3]))
             raise ValueError(f"{store.path} has no complete snapshot{': ' + problems if problems else ''}")
-        self.store = store
-        self.steps = frozenset(store.steps() if steps is None else map(int, steps))
-        if unknown := sorted(self.steps.difference(store.steps())):
-            raise ValueError(
-                f"{store.path} has no snapshot of {step_words(unknown)}; it has {step_words(store.steps())}"
-            )
+        self.store, known = store, store.steps()
+        self.steps = frozenset(known if steps is None else map(int, steps))
+        if unknown := sorted(self.steps.difference(known)):
+            raise ValueError(f"{store.path} has no snapshot of {step_words(unknown)}; it has {step_words(known)}")
         self.subsets, self.means = resolve(subsets, store.probe)
         self.path = os.path.abspath(store.path)  # noqa: PTH100 - keeps symbolic links as the user wrote them
         self.other = store if pairs is None or pairs.other is None else pairs.other
@@ -105,9 +103,7 @@ class RunPlan:
         """Put layers, labels, settings and versions into the table's meta; what was skipped before stays."""
         meta = self.index.writer.meta
         known = meta.setdefault("runs", {}).get(self.store.run_id, {})
-        kept = {"skipped": [], "lost": []} | {
-            name: known[name] for name in ("skipped", "lost", ADVICE) if name in known
-        }
+        kept = {"skipped": [], "lost": []} | {key: known[key] for key in ("skipped", "lost", ADVICE) if key in known}
         meta["runs"][self.store.run_id] = run_meta(self.store, self.index.writer.path) | kept
         describe_estimators(meta, estimators)
 
@@ -152,11 +148,9 @@ class RunPlan:
 
 def _layer_steps(store: ActivationStore, path: str, places: Sequence[tuple[str, int | None]]) -> list[LayerSteps]:
     """Return each of these (layer, token) with all steps that have it and those that are not finite."""
-    content = contents(store, dict(places))
-    mark = fingerprint(repr(content).encode())  # by which a process tells this state of the run from others
-    steps = [
-        LayerSteps(path, mark, store.run_id, key, content[key], token=token) for key, token in places if content[key]
-    ]
+    found = contents(store, dict(places))
+    mark = fingerprint(repr(found).encode())  # by which a process tells this state of the run from others
+    steps = [LayerSteps(path, mark, store.run_id, key, found[key], token=token) for key, token in places if found[key]]
     return [replace(each, bad=bad_steps(store, each.layer, each.token, labelled=True)) for each in steps]
 
 

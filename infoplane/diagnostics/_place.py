@@ -66,11 +66,9 @@ def rows(
     shared: dict[str, Any] = {"n_samples": 0, "n_units": 0, **columns}
     shared |= {"estimator": estimator, "config": canonical_json(config, "config").decode()}
     # Places and entries name their fields as the table names its columns.
-    found = [Row(**vars(where), **shared, **vars(entry)) for entry in entries]
-    return [
-        row._replace(value=row.value if math.isfinite(row.value) else math.nan, flags=";".join(sorted(row.flags)))
-        for row in found
-    ]
+    found = (Row(**vars(where), **shared, **vars(entry)) for entry in entries)
+    finite = (row if math.isfinite(row.value) else row._replace(value=math.nan) for row in found)
+    return [row._replace(flags=";".join(sorted(row.flags))) for row in finite]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

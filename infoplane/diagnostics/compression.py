@@ -70,13 +70,10 @@ def _rows(curve: Curve, end: int | None) -> list[Row]:
     saturated = ["saturated" in flags.split(";") for flags in curve.flags[kept].tolist()]
     found = compression(curve.step[kept].astype(np.float64), curve.value[kept], saturated)
     full = found.saturated > 0
+    parts = (("C", found.fall, curve.unit), ("C/max", found.share, "1"), ("argmax", found.at, "step"))
     entries = [
         Entry(f"{name} {curve.quantity}", value, unit, flags=raised(saturated=full, degenerate=math.isnan(value)))
-        for name, value, unit in (
-            ("C", found.fall, curve.unit),
-            ("C/max", found.share, "1"),
-            ("argmax", found.at, "step"),
-        )
+        for name, value, unit in parts
     ]
     last = int(np.flatnonzero(kept)[-1])
     config = {"end": end, "estimator": curve.estimator, "settings": json.loads(curve.settings), "window": 3}

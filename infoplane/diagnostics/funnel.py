@@ -128,9 +128,8 @@ def funnel_layer(
     if not np.isfinite(value).any():
         raise ValueError("no layer varies over these rows; did training diverge?")
     # How often each layer has the smallest value; layers that do not vary never win.
-    winners = np.bincount(
-        np.nanargmin(np.where(np.isfinite(value)[:, None], of_draws, np.inf), axis=0), minlength=len(known)
-    )
+    winner = np.nanargmin(np.where(np.isfinite(value)[:, None], of_draws, np.inf), axis=0)  # (draws,)
+    winners = np.bincount(winner, minlength=len(known))
     # Values of halves spread as those of whole samples do: the factor of the delete-d jackknife, n / d - 1, is 1.
     half = Z_95 * of_draws.std(axis=1, ddof=1)
     return Funnel(

@@ -126,10 +126,8 @@ def o_information(
 
 def _blocks(variables: Sequence[npt.ArrayLike]) -> list[FloatArray]:
     """Return every variable as (N, units), checked to have the same number of samples."""
-    blocks = [
-        units_float64(a[:, None] if a.ndim == 1 else a, f"variable {i}")
-        for i, a in enumerate(map(np.asarray, variables))
-    ]
+    arrays = map(np.asarray, variables)
+    blocks = [units_float64(a[:, None] if a.ndim == 1 else a, f"variable {i}") for i, a in enumerate(arrays)]
     if len({len(b) for b in blocks}) > 1:
         raise ValueError(f"all variables must have the same samples, got {', '.join(str(len(b)) for b in blocks)}")
     return blocks

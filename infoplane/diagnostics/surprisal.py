@@ -128,9 +128,7 @@ def surprisal(
     """
     ids = np.asarray(tokens)
     if ids.ndim != 2 or ids.shape[1] < 2 or ids.dtype.kind not in "iu":
-        raise ValueError(
-            f"tokens must be integers (samples, positions), at least 2 positions, got {ids.dtype} {ids.shape}"
-        )
+        raise ValueError(f"tokens must be integers (samples, 2 positions or more), got {ids.dtype} {ids.shape}")
     real = np.ones(ids.shape, bool) if mask is None else np.asarray(mask).astype(bool)
     if real.shape != ids.shape:
         raise ValueError(f"mask must have the shape of tokens {ids.shape}, got {real.shape}")
@@ -169,9 +167,7 @@ def _of_batches(
     for batch in [logits] if hasattr(logits, "shape") else logits:  # type: ignore[union-attr]
         a = np.asarray(batch)
         if a.ndim != 3 or a.shape[1] != ids.shape[1] or start + len(a) > len(ids):
-            raise ValueError(
-                f"logits must have shape {ids.shape} and the vocabulary, got {a.shape} after {start} samples"
-            )
+            raise ValueError(f"logits must have shape {ids.shape} and the vocabulary, got {a.shape} after {start} rows")
         for row, row_ids, counted in zip(a, ids[start:], counts[start:], strict=False):
             # The logits at one position predict the token at the next.
             yield _of_sequence(row[:-1][counted], row_ids[1:][counted].astype(np.int64))

@@ -64,9 +64,7 @@ def token_peaks(
             layer = split_token(curve.layer)[0]
             families.setdefault((curve.run, layer, curve.subset, curve.estimator, curve.settings), []).append(curve)
     if not families:
-        raise ValueError(
-            f"the table has no {quantity} of single positions; analyze with layers=['LAYER[token=*]'] first"
-        )
+        raise ValueError(f"the table has no {quantity} of single positions; analyze with layers=['LAYER[token=*]']")
     found = (row for curves in families.values() for row in _rows(curves, whisker))
     return ResultTable.from_rows(found, table.meta)
 
