@@ -335,10 +335,8 @@ def _by_check(findings: Sequence[Finding]) -> str:
 
 def _by_problem(findings: Sequence[Finding]) -> str:
     """A Markdown table with a row for each known problem and estimator."""
-    rows = [
-        (f.check, f"`{f.estimator}`", f.expected, f.got, _verdict(f), f.flagged or "-")
-        for f in sorted(findings, key=lambda f: list(PROBLEMS).index(f.check))
-    ]
+    ordered = sorted(findings, key=lambda f: list(PROBLEMS).index(f.check))
+    rows = [(f.check, f"`{f.estimator}`", f.expected, f.got, _verdict(f), f.flagged or "-") for f in ordered]
     return _markdown("| problem | estimator | I(T;Y) known | estimated | | flagged |", rows)
 
 

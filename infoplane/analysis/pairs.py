@@ -87,18 +87,9 @@ class Pairs:
             where = path if other is store else os.path.abspath(other.path)  # noqa: PTH100 - as the user wrote it
             partner = Partner(where, marks[1], key2, token2, steps, self._name(key, token, key2, token2), self.view)
             bad, bad2 = bad_steps(store, key, token), bad_steps(other, key2, token2)
-            pairs.append(
-                LayerSteps(
-                    path,
-                    marks[0],
-                    store.run_id,
-                    key,
-                    tuple((s, partner.digest(s, sources[s], sources2[at])) for s, at in steps.items()),
-                    frozenset(s for s, at in steps.items() if s in bad or at in bad2),
-                    token,
-                    partner,
-                )
-            )
+            keys = tuple((s, partner.digest(s, sources[s], sources2[at])) for s, at in steps.items())
+            either = frozenset(s for s, at in steps.items() if s in bad or at in bad2)
+            pairs.append(LayerSteps(path, marks[0], store.run_id, key, keys, either, token, partner))
         if not any(each.keys for each in pairs):
             raise ValueError(f"{store.path}: no step has both arrays of a pair; it has {step_words(store.steps())}")
         return [each for each in pairs if each.keys]

@@ -24,6 +24,8 @@ from infoplane.results.names import lasting, pair_name
 from infoplane.store import ActivationStore, Problem
 
 Values = npt.NDArray[Any] | Tensor
+Pieces = list[tuple[list[int], Values]]
+"""What was read: in each entry some steps, and the values (S, N, *unit_shape) at these."""
 Names = str | Sequence[str]
 """A name or a glob, or several."""
 
@@ -223,10 +225,8 @@ def no_units(shape: Sequence[int]) -> str:
     return f"it has no units, shape {tuple(shape)} beside the samples"
 
 
-def read_alike(
-    source: SnapshotSource, layer: str, steps: Sequence[int], refused: list[Refusal]
-) -> list[tuple[list[int], Values]]:
-    """Return [(steps, values (S, N, *unit_shape))], one entry for each shape and dtype; append damage to `refused`."""
+def read_alike(source: SnapshotSource, layer: str, steps: Sequence[int], refused: list[Refusal]) -> Pieces:
+    """Return values as read, one entry for each shape and dtype; append damage to `refused`."""
     readable = set(source.steps(layer))
     refused += _lost(source, layer, [s for s in steps if s not in readable])
     steps = [s for s in steps if s in readable]
@@ -242,7 +242,7 @@ def read_alike(
         if len(steps) == 1:
             raise
     pieces = [piece for step in steps for piece in read_alike(source, layer, [step], refused)]
-    groups: list[tuple[list[int], Values]] = []
+    groups: Pieces = []
     for _, alike in itertools.groupby(pieces, key=lambda piece: (piece[1].shape[1:], piece[1].dtype)):
         read_steps, arrays = zip(*alike, strict=True)
         groups.append((list(itertools.chain(*read_steps)), np.concatenate(arrays)))
@@ -251,8 +251,8 @@ def read_alike(
 
 def read_place(
     source: SnapshotSource, layer: Layer, token: int | None, steps: Sequence[int], refused: list[Refusal]
-) -> list[tuple[list[int], Values]]:
-    """Return [(steps, values (S, N, ...))] of a layer, or of one token of it; append what is damaged to `refused`."""
+) -> Pieces:
+    """Return the values of a layer, or of one token of it; append what is damaged to `refused`."""
     if token is None:
         return read_alike(source, layer.key, steps, refused)
     found = list(read_token(source, layer, token, steps, refused))

@@ -160,10 +160,8 @@ class MultiplicativeChannel(Channel):
         scale = -0.5 * BITS_PER_NAT / std**2
         # Times the left factor [t^2, t, 1, offset] this is the exponent.
         self._logs = BITS_PER_NAT * logs
-        constant = scale * self._alive.sum(1, keepdim=True) - self._logs
-        self._right = torch.cat(
-            [scale * inverse.square(), -2 * scale * inverse, constant, torch.ones_like(logs)], dim=1
-        )
+        fixed = scale * self._alive.sum(1, keepdim=True) - self._logs
+        self._right = torch.cat([scale * inverse.square(), -2 * scale * inverse, fixed, torch.ones_like(logs)], dim=1)
         self.spread = float((chosen - chosen[:1]).abs().max())
 
     def start(self, a: Span, generator: torch.Generator) -> Start:

@@ -14,11 +14,11 @@ from infoplane.core.units import BITS_PER_NAT, Z_95
 from infoplane.estimators._autoencoders import LearnedSide, bytes_of_autoencoders
 from infoplane.estimators._checks import above_ceiling, hidden_information, hidden_products
 from infoplane.estimators._codes import DENSE, Code, coded
-from infoplane.estimators._driver import Given, Number, Problem, report, side_by_side
+from infoplane.estimators._driver import Flags, Given, Number, Problem, report, side_by_side
 from infoplane.estimators._entropies import NOTHING, Part, class_information, pair_information
 from infoplane.estimators._labels import entropy_of_counts, fold_of_row
 from infoplane.estimators._network_noise import NoisyMethod, random_inputs, with_noise
-from infoplane.estimators._protocol import Quantity
+from infoplane.estimators._protocol import Quantities, Quantity
 from infoplane.estimators._registry import preset, register
 from infoplane.estimators._scaling import is_constant
 from infoplane.estimators._settings import SWITCH, added, at_least, one_of, setting
@@ -218,9 +218,7 @@ class _Codes(Problem):
         if "few" in found:  # only trained codes count their rows
             shared["few_samples"] = found["few"]
 
-        def information(
-            name: str, key: str, flags: dict[str, Tensor | bool], ceiling: Tensor | None = None, estimand: str = ""
-        ) -> dict[str, Quantity]:
+        def of(name: str, key: str, flags: Flags, ceiling: Tensor | None = None, estimand: str = "") -> Quantities:
             """Return the quantity `name` in bits from the numbers `key` in nats, flagged where a check doubts it."""
             value, half = found[key] * BITS_PER_NAT, found[f"{key} error"] * BITS_PER_NAT * Z_95
             doubtful = found[f"{key} doubtful"]
@@ -230,15 +228,15 @@ class _Codes(Problem):
             return report(name, value, half=half, flags=flags, ceiling=ceiling, estimand=estimand)
 
         if self.continuous:
-            out = information("I(T;Y)", "i_ty", {"degenerate": found["degenerate"] | self.constant})
+            out = of("I(T;Y)", "i_ty", {"degenerate": found["degenerate"] | self.constant})
         else:
             counts = torch.bincount(self.y)
             # In each part that is read apart a class needs more rows than neighbours, and than dimensions and one.
             few = int(counts.min()) <= self.halves * max(self.config.n_neighbors, self.config.dims + 1)
             flags = {"single_class": len(counts) == 1, "few_samples": shared.get("few_samples", False) | few}
-            out = information("I(T;Y)", "i_ty", flags, ceiling=entropy_of_counts(counts))
+            out = of("I(T;Y)", "i_ty", flags, ceiling=entropy_of_counts(counts))
         if self.random:
-            out |= information("I(X;T)", "i_xt", {}, estimand="noisy-population")
+            out |= of("I(X;T)", "i_xt", {}, estimand="noisy-population")
         return out | report(self.kept, found["kept"], unit="share", flags={"degenerate": found["degenerate"]})
 
     def _code(self, block: Tensor, role: Role) -> Code | None:

@@ -195,11 +195,9 @@ class _Neighbors(Problem):
         ceiling = entropy_of_counts(counts)
         # Neighbours too far lower a value, and from H(Y) no further than that.
         off = found["off"] & (ceiling - value > SPARED * BITS_PER_NAT)
-        flags |= {
-            "unreliable": off | (found["short"] > SPARED) | above_ceiling(value, ceiling),
-            "single_class": len(counts) == 1,
-            "few_samples": int(counts.min()) <= self.config.n_neighbors,
-        }
+        flags["unreliable"] = off | (found["short"] > SPARED) | above_ceiling(value, ceiling)
+        few = int(counts.min()) <= self.config.n_neighbors
+        flags |= {"single_class": len(counts) == 1, "few_samples": few}
         return report("I(T;Y)", value, ceiling=ceiling, flags=flags)
 
     def snapshot(self, layer: Tensor) -> dict[str, Number]:

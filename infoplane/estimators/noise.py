@@ -297,7 +297,7 @@ class _Propagation(MixtureProblem):
         self.size = min(block_size(self.t.device), max(64, (1 << 20) // (self.pairs_drawn * self.units)))
         self.spans = class_spans(self.classes.counts, self.size)
         count = len(self.classes.counts)
-        few = self.shuffled is not None and not self.continuous and count <= COLUMN_CLASSES
+        few = not self.continuous and count <= COLUMN_CLASSES
         self.null = NullColumns(self.shuffled, count) if few and self.shuffled is not None else None
 
     def channel(self, layer: Tensor, order: Tensor) -> Channel:

@@ -241,11 +241,9 @@ class _CrossFit(Problem):
         task, flags = self.task, self.task.flags(found["constant"])
         # With a single class, or no target that varies, nothing is fitted that could be in doubt.
         doubtful = (found["doubtful"] & (task.outputs > int(isinstance(task, Classes)))) | found["loose"]
-        value, half, of_value = found["value"], found["half"], {**flags, "unreliable": doubtful}
+        value, half, up = found["value"], found["half"], {**flags, "unreliable": doubtful}
         estimand = FEATURE_ESTIMAND if self.config.random_features else ESTIMAND
-        out = report(
-            "I(T;Y)", value, half=half, bound=task.bound, ceiling=task.ceiling, flags=of_value, estimand=estimand
-        )
+        out = report("I(T;Y)", value, half=half, bound=task.bound, ceiling=task.ceiling, flags=up, estimand=estimand)
         return out | self._reported_code(found, flags)
 
     def _missed(self, held_out: Tensor, z: Tensor) -> Tensor:

@@ -115,11 +115,9 @@ def _unseen_tail(runs: Runs, samples: int) -> Tensor:
     twice = segment_sums((runs.lengths == 2).to(torch.int64), runs.offsets).numpy().astype(np.float64)
     rest = samples - 1.0
     # A of Chao, Wang and Jost: the mean probability of codes seen once; the second form serves if none is seen twice.
-    a = np.where(
-        twice > 0,
-        2.0 * twice / np.maximum(rest * once + 2.0 * twice, 1.0),
-        2.0 / np.maximum(rest * (once - 1.0) + 2.0, 2.0),
-    )
+    some = 2.0 * twice / np.maximum(rest * once + 2.0 * twice, 1.0)
+    none = 2.0 / np.maximum(rest * (once - 1.0) + 2.0, 2.0)
+    a = np.where(twice > 0, some, none)
     return torch.from_numpy(np.where(once > 0, once / samples * _rest_of_log(a, samples), 0.0) * BITS_PER_NAT)
 
 
