@@ -26,7 +26,12 @@ from infoplane.results.trajectories import Grid
 from infoplane.results.views import Selection, choose, match_layers
 
 FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
 Names = list[str] | list[int]
+Cell = tuple[str | int, str | int]
+"""The names of the row and the column of a cell."""
+Places = dict[Cell, tuple[int, int]]
+"""For each cell of the map, the indices (step, column) of its number in a grid."""
 _STEP, _RUN, CALIBRATED = re.compile(r"step=(\d+)"), "@run=", " calibrated"
 """Parts of a partner's name that is a step or a layer of another run, and the end of a calibrated quantity's name."""
 
@@ -51,7 +56,7 @@ class SimilarityData(Shown):
     down: Names
     across: Names
     value: FloatArray
-    weak: npt.NDArray[np.bool_]
+    weak: BoolArray
     of: str
     other: str
 
@@ -67,7 +72,7 @@ def similarity_data(
     one = series.grid(quantity)
     pairs = of_layers([Pair.of(name, at) for at, name in enumerate(one.layers)], wanted)
     of, other = one_layer(pairs), pairs[0].other
-    places: dict[tuple[str | int, str | int], tuple[int, int]] = {}
+    places: Places = {}
     if of:
         places = {(int(s), p.step): (row, p.at) for row, s in enumerate(one.steps) for p in pairs if p.step is not None}
         where = f"layer {safe_text(of, limit=24)}"
@@ -76,7 +81,7 @@ def similarity_data(
         places = {(pair.layer, pair.partner): (row, pair.at) for pair in pairs}
         where = f"step {number(one.steps[row])}"
     down, across = sides(list(places), square=not other)
-    value, weak = filled(one, places, down, across, square=not other, one=not quantity.endswith(" null"))
+    value, weak = filled(one, places, down, across, square=not other)
     doubts = doubtful(int(weak.sum()), int(np.isfinite(value).sum()), "no better than permuted rows", "hatched")
     across_words = [f"across: {run_words(run_names(series.whole).get(other, other))}"] if other else []
     return SimilarityData(
@@ -144,12 +149,12 @@ def one_layer(pairs: list[Pair]) -> str:
     return layers[0]
 
 
-def sides(pairs: Sequence[tuple[str | int, str | int]], *, square: bool) -> tuple[Names, Names]:
-    """Return the names of the rows and of the columns of the map, from the (row, column) names of its cells.
+def sides(cells: Sequence[Cell], *, square: bool) -> tuple[Names, Names]:
+    """Return the names of the rows and of the columns of the map, from its cells.
 
     Steps are sorted, layers stand as in the table; with `square` both sides have all names.
     """
-    down, across = (list(dict.fromkeys(side)) for side in zip(*pairs, strict=True))
+    down, across = (list(dict.fromkeys(side)) for side in zip(*cells, strict=True))
     if square:
         down = across = list(dict.fromkeys([*down, *across]))
     else:
@@ -159,18 +164,15 @@ def sides(pairs: Sequence[tuple[str | int, str | int]], *, square: bool) -> tupl
     return down, across
 
 
-def filled(
-    grid: Grid, places: dict[tuple[str | int, str | int], tuple[int, int]], down: Names, across: Names, *,
-    square: bool, one: bool,
-) -> tuple[FloatArray, npt.NDArray[np.bool_]]:  # fmt: skip
+def filled(grid: Grid, places: Places, down: Names, across: Names, *, square: bool) -> tuple[FloatArray, BoolArray]:
     """Return the values (A, B) of the map, NaN where it has none, and a mask (A, B) of those no better than chance.
 
-    `places` has the index in `grid` of each (row, column) name; `square` mirrors the values, `one` puts 1 on the
-    diagonal of a square map.
+    `places` has the index in `grid` of each cell. With `square` the values are mirrored, and the diagonal is 1 where
+    the table has nothing else there, but for a null.
     """
     value, weak = np.full((len(down), len(across)), np.nan), np.zeros((len(down), len(across)), np.bool_)
     numbers, flag = drawable(grid.value), grid.flag("below_null")
-    if square and one:
+    if square and not grid.quantity.endswith(" null"):
         np.fill_diagonal(value, 1.0)
     row, column = ({name: i for i, name in enumerate(names)} for names in (down, across))
     for (a, b), at in places.items():
@@ -212,20 +214,16 @@ def similarity(
         If the table has no similarities, lacks what is asked for, or leaves a choice that was not made.
     """
     data = similarity_data(table, quantity, step=step, **selected(options))
-    with canvas(ax, data.caption, options, aspect=0.8) as axes:
-        draw(axes, data, options)
-    return axes
-
-
-def draw(ax: Axes, data: SimilarityData, look: Options) -> None:
-    """Draw the cells, their hatches, names on both sides, and the colour bar."""
     ends = min(0.0, float(np.nanmin(data.value))), max(1.0, float(np.nanmax(data.value)))
-    mesh = draw_cells(ax, data.value, data.weak, look, ends, hatch="0.75")  # these are at the dark end of the scale
-    if data.of:
-        name_steps(ax, data)
-    else:
-        name_layers(ax, data, look)
-    draw_scale([ax], mesh, look, measured(data.label, data.caption, look, panel_height(ax)))
+    with canvas(ax, data.caption, options, aspect=0.8) as axes:
+        # Hatched cells are at the dark end of the scale.
+        mesh = draw_cells(axes, data.value, data.weak, options, ends, hatch="0.75")
+        if data.of:
+            name_steps(axes, data)
+        else:
+            name_layers(axes, data, options)
+        draw_scale([axes], mesh, options, measured(data.label, data.caption, options, panel_height(axes)))
+    return axes
 
 
 def name_steps(ax: Axes, data: SimilarityData) -> None:
