@@ -16,7 +16,7 @@ from infoplane.plots._figure import caption, figure_of
 from infoplane.plots.compare import compare
 from infoplane.plots.compression import compression
 from infoplane.plots.curves import curves
-from infoplane.plots.dpi import dpi as dpi_figure
+from infoplane.plots.dpi import dpi as dpi_plot
 from infoplane.plots.heatmap import heatmap
 from infoplane.plots.null import null
 from infoplane.plots.plane import plane
@@ -31,21 +31,8 @@ from infoplane.results import read_table
 FORMATS: tuple[str, ...] = ("png", "svg", "pdf")
 """Suffixes of a figure."""
 
-_EVERY = (
-    plane,
-    plane_grid,
-    curves,
-    compare,
-    null,
-    compression,
-    heatmap,
-    sensitivity,
-    similarity,
-    snr,
-    dpi_figure,
-    tokens,
-)
-FIGURES: Mapping[str, Callable[..., Axes]] = {draw.__name__: draw for draw in _EVERY}
+_ALL = (plane, plane_grid, curves, compare, null, compression, heatmap, sensitivity, similarity, snr, dpi_plot, tokens)
+FIGURES: Mapping[str, Callable[..., Axes]] = {draw.__name__: draw for draw in _ALL}
 """Every static figure by its name."""
 
 
