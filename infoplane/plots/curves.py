@@ -181,17 +181,11 @@ def chosen_metrics(series: Series, wanted: Sequence[str] | str | bool) -> Metric
     if wanted is False:
         return {}
     known = series.metrics()
-    if wanted is not True:
-        names = [wanted] if isinstance(wanted, str) else list(wanted)
-        for name in names:
-            if name not in known:
-                raise ValueError(
-                    f"run {series.name(series.runs[0])} recorded no metric {name!r}; {choices(name, known)}"
-                )
-        known = {name: known[name] for name in names}
     out: Metrics = {}
-    for name, recorded in known.items():
-        out.setdefault(metric_group(name), {})[name] = recorded
+    for name in known if wanted is True else [wanted] if isinstance(wanted, str) else wanted:
+        if name not in known:
+            raise ValueError(f"run {series.name(series.runs[0])} recorded no metric {name!r}; {choices(name, known)}")
+        out.setdefault(metric_group(name), {})[name] = known[name]
     return out
 
 
@@ -278,13 +272,12 @@ def draw_band(
 def draw_metrics(ax: Axes, group: str, members: Mapping[str, tuple[FloatArray, FloatArray]]) -> None:
     """Draw the training metrics of one scale into one panel."""
     # The axis says "accuracy" already.
-    short = [name.removesuffix(f" {group}") for name in members]
-    fitted = fitted_names(short, END_SHARE * slot_width(ax), small_size(0.8))
-    names = {name: fitted[own] for name, own in zip(members, short, strict=True)}
+    short = {name: name.removesuffix(f" {group}") for name in members}
+    fitted = fitted_names(short.values(), END_SHARE * slot_width(ax), small_size(0.8))
     ax.set_ylabel(safe_text(group, limit=24))
     labels = []
     for i, (name, (x, y)) in enumerate(members.items()):
-        layer = LayerLook(name, names[name], str(0.15 + 0.35 * (i % 2)), "", layer_line(i))
+        layer = LayerLook(name, fitted[short[name]], str(0.15 + 0.35 * (i % 2)), "", layer_line(i))
         labels += draw_line(ax, x, drawable(y), layer)
     ax.set_ylim(limits(drawable(np.concatenate([y for _, y in members.values()])), None, unit=group))
     end_labels(ax, labels)
