@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, Unpack
 
 import numpy as np
@@ -37,7 +38,7 @@ BoolArray = npt.NDArray[np.bool_]
 MOST_VECTORS = 5000
 """Cells beyond which a vector file would open slowly: they become a picture."""
 
-By = Literal["estimator", "run", "subset", "settings"]
+By = Literal["estimator", "run", "subset", "settings"] | None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -67,12 +68,7 @@ def heatmap_data(table: ResultTable, quantity: str = "I(X;T)", **select: Unpack[
 
 @keywords(Options)
 def heatmap(
-    table: ResultTable,
-    *,
-    ax: Axes | None = None,
-    by: By | None = None,
-    quantity: str = "I(X;T)",
-    **options: Unpack[Options],
+    table: ResultTable, *, ax: Axes | None = None, by: By = None, quantity: str = "I(X;T)", **options: Unpack[Options]
 ) -> Axes:
     """Draw one quantity as a heat map, layers in the order of the forward pass from top to bottom.
 
@@ -96,9 +92,7 @@ def heatmap(
         return axes
     if ax is not None:
         raise ValueError(f"by={by!r} makes a figure of several panels, so it takes no ax")
-    several = panels_by(
-        table, by, lambda **one: heatmap_data(table, quantity, **one), selected(options), shows=quantity
-    )
+    several = panels_by(table, by, partial(heatmap_data, table, quantity), selected(options), shows=quantity)
     if len({(tuple(one.layers), tuple(one.times.tolist())) for one in several.values()}) > 1:
         raise ValueError(f"the panels of by={by!r} have not the same layers and steps; choose with layers=[...]")
     first, *_ = several.values()
@@ -173,9 +167,7 @@ def draw_scale(axes: Sequence[Axes], mesh: Any, options: Look, label: str) -> No
 
 def spans(mask: BoolArray) -> list[tuple[int, int, int]]:
     """Return (row, first column, number of columns) of every unbroken run of True in a mask (rows, columns)."""
-    out = []
-    for row, line in enumerate(mask):
-        change = np.diff(np.concatenate([[0], line.astype(np.int8), [0]]))
-        for first, end in zip(np.flatnonzero(change == 1), np.flatnonzero(change == -1), strict=True):
-            out.append((row, int(first), int(end - first)))
-    return out
+    change = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(np.int8))  # 1 where a run begins, -1 behind its end
+    rows, first = np.nonzero(change == 1)
+    end = np.nonzero(change == -1)[1]
+    return list(zip(rows.tolist(), first.tolist(), (end - first).tolist(), strict=True))
