@@ -33,7 +33,7 @@ from infoplane.results.names import runs_called
 from infoplane.results.overview import shared_words
 from infoplane.results.views import Selection, by_looking, settings_words
 
-Chain = Sequence[str] | Mapping[str, Sequence[str]]
+Chain = Sequence[str] | Mapping[str, Sequence[str]] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,9 +58,7 @@ ALL_TOGETHER = ("settings", "layers", "against")
 
 
 @keywords(Selection, without=ALL_TOGETHER)
-def dpi_data(
-    table: ResultTable, *, chain: Chain | None = None, slack: float = 0.02, **select: Unpack[Selection]
-) -> DpiData:
+def dpi_data(table: ResultTable, *, chain: Chain = None, slack: float = 0.02, **select: Unpack[Selection]) -> DpiData:
     """Count the violations of each estimate of each run, and name the rows; see `infoplane.results.ResultTable.dpi`."""
     estimator, subset = select["estimator"], select["subset"]
     run_ids = runs_called(table, select["run"] or "*")
@@ -105,12 +103,7 @@ def dpi_data(
 
 @keywords(Options, without=ALL_TOGETHER)
 def dpi(
-    table: ResultTable,
-    *,
-    ax: Axes | None = None,
-    chain: Chain | None = None,
-    slack: float = 0.02,
-    **options: Unpack[Options],
+    table: ResultTable, *, ax: Axes | None = None, chain: Chain = None, slack: float = 0.02, **options: Unpack[Options]
 ) -> Axes:
     """Draw the share of neighbouring layers between which I(X;T) rises, per estimator and settings.
 
@@ -151,14 +144,12 @@ def dpi(
     return panels[0]
 
 
-def draw_shares(
-    ax: Axes, names: Sequence[str], rows: Mapping[str, DataProcessing], top: float, options: Options
-) -> None:
+def draw_shares(ax: Axes, names: Sequence[str], rows: Mapping[str, DataProcessing], top: float, look: Options) -> None:
     """Draw a bar for each estimate that `rows` has, up to `top` per cent, and its counts above it.
 
     Beside or within a bar there is not always room for the counts.
     """
-    looks = estimate_looks(ax, names, options)
+    looks = estimate_looks(ax, names, look)
     if is_own(ax) and ax.get_subplotspec().is_first_col():  # type: ignore[union-attr]
         # A row holds its counts and a bar, or its name; above and below the rows are a title and the numbers.
         tall = max(2.8, *(1.2 * (2 + estimate.name.count("\n")) for estimate in looks))
