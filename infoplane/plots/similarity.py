@@ -117,10 +117,8 @@ def only_quantity(table: ResultTable) -> str:
     """Return the name of the only calibrated similarity in a table; ValueError unless there is exactly one."""
     known = list(dict.fromkeys(q for q in table["quantity"].tolist() if q.endswith(CALIBRATED)))
     if len(known) != 1:
-        have = f"several, choose with quantity=...: {listed(known, 6)}" if known else "none"
-        raise ValueError(
-            f"expected one calibrated similarity, as from diagnostics.run_similarity; the table has {have}"
-        )
+        got = f"several, choose with quantity=...: {listed(known, 6)}" if known else "none"
+        raise ValueError(f"expected one calibrated similarity, as from diagnostics.run_similarity; the table has {got}")
     return str(known[0])
 
 
@@ -132,10 +130,8 @@ def of_layers(pairs: list[Pair], wanted: Sequence[str] | None) -> list[Pair]:
     known = {name for pair in pairs for name in (pair.layer, pair.partner) if pair.step is None or name == pair.layer}
     fit = match_layers(wanted or ["**"], sorted(known))
     kept = [pair for pair in pairs if pair.layer in fit and (pair.step is not None or pair.partner in fit)]
-    if len(others := sorted({pair.other for pair in kept})) != 1:
-        raise ValueError(
-            f"the pairs must be of one other run, got {listed([name or 'the same' for name in others], 6)}"
-        )
+    if len(runs := sorted({pair.other for pair in kept})) != 1:
+        raise ValueError(f"the pairs must be of one other run, got {listed([run or 'the same' for run in runs], 6)}")
     return kept
 
 

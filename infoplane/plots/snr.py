@@ -127,8 +127,8 @@ def snr(
 def draw_moments(ax: Axes, data: SnrData, look: Look, *, log: bool | None) -> None:
     """Draw the mean solid and the standard deviation dashed, one colour per layer."""
     ax.set_ylabel("gradient / weight" if data.relative else "gradient norm")
-    labels = draw_lines(ax, data, data.mean, look, log=log)
-    draw_lines(ax, data, data.std, look, log=log, part="std", linestyle=DASHED)
+    labels = draw_lines(ax, data, data.mean, look, "mean", log=log)
+    draw_lines(ax, data, data.std, look, "std", log=log, linestyle=DASHED)
     legend(ax, [key("mean over batches"), key("standard deviation", linestyle=DASHED)], look)
     end_labels(ax, labels)
 
@@ -136,7 +136,7 @@ def draw_moments(ax: Axes, data: SnrData, look: Look, *, log: bool | None) -> No
 def draw_ratio(ax: Axes, data: SnrData, look: Look, *, log: bool | None) -> None:
     """Draw the ratio, with a line at 1 where that is among the values."""
     ax.set_ylabel("mean / std")
-    labels = draw_lines(ax, data, data.ratio, look, log=log, part="ratio")
+    labels = draw_lines(ax, data, data.ratio, look, "ratio", log=log)
     low, high = ax.get_ylim()
     if low < 1 < high:
         ax.axhline(1.0, color=FAINT, linewidth=0.7, linestyle=DOTTED, zorder=1)
@@ -157,18 +157,12 @@ def log_axis(ax: Axes) -> None:
 
 
 def draw_lines(
-    ax: Axes,
-    data: SnrData,
-    values: FloatArray,
-    look: Look,
-    *,
-    log: bool | None,
-    part: str = "mean",
-    linestyle: Any = "-",
+    ax: Axes, data: SnrData, values: FloatArray, look: Look, part: str, *, log: bool | None, linestyle: Any = "-"
 ) -> list[Label]:
     """Draw `values` (S, L) on a logarithmic axis, a line for each layer, and return the labels at their ends.
 
-    What a logarithmic axis has no place for, zeros and numbers near the largest float, is left out.
+    `part` is the id of each line within its layer. What a logarithmic axis has no place for, zeros and numbers near
+    the largest float, is left out.
     """
     # Before training there are no gradients, so step 0 needs no place.
     known = np.isfinite(np.concatenate([data.mean, data.std], axis=1)).any(axis=1)
