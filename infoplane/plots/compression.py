@@ -70,10 +70,8 @@ def compression_data(table: ResultTable, **select: Unpack[Selection]) -> Compres
     }
     if not scores:
         raise ValueError(f"the table has no I(X;T) of {series.estimator}")
-    caption = [
-        *about(series, [grids[series.runs[0]]], drawn=grids.values()),
-        "fall = maximum - end, after a median filter of 3 points",
-    ]
+    caption = about(series, [grids[series.runs[0]]], drawn=grids.values())
+    caption.append("fall = maximum - end, after a median filter of 3 points")
     names = {run: series.name(run) for run in series.runs}
     marks = series.marks("I(X;T)")
     return CompressionData(series.layers, series.runs, scores, caption, names, marks)

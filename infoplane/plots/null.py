@@ -71,8 +71,7 @@ def null_data(
     have = main.steps[known]
     if steps is None:
         steps = list(dict.fromkeys([int(have[0]), int(have[-1])]))
-    missing = [s for s in steps if s not in have]
-    if missing:
+    if missing := [s for s in steps if s not in have]:
         near = sorted(have, key=lambda s: abs(s - missing[0]))[:3]
         raise ValueError(f"no null at step {missing[0]}; nearest are {', '.join(number(s) for s in sorted(near))}")
     at = [int(np.searchsorted(main.steps, s)) for s in steps]
@@ -120,11 +119,10 @@ def null(
         axes.set_xlim(limits(everything, data.ceiling, unit=data.unit))
         axes.set_xlabel(measured(data.label, data.caption, options, LEGEND_SHARE * slot_width(axes)))
         row_axis(axes, row_looks(axes, data.layers, options, share=ROW_SHARE, marks=data.marks))
-        steps_drawn = step_looks(data, options)
-        keys: list[Any] = [draw_step(axes, data, number, step) for number, step in enumerate(steps_drawn)]
+        keys: list[Any] = [draw_step(axes, data, i, step) for i, step in enumerate(step_looks(data, options))]
         draw_ceilings(axes, x=data.ceiling, named=False)
-        keys.append(Patch(color=FAINT, alpha=0.35, linewidth=0, label="shuffled labels, 95 %"))
-        keys.append(key("not above chance", **OPEN))
+        band = Patch(color=FAINT, alpha=0.35, linewidth=0, label="shuffled labels, 95 %")
+        keys += [band, key("not above chance", **OPEN)]
         if data.ceiling is not None:
             keys.append(key(str(data.ceiling), linewidth=0.7, linestyle=DOTTED))
         legend(axes, keys, options, share=beside_rows(axes))
@@ -143,14 +141,11 @@ def draw_step(ax: Axes, data: NullData, number: int, step: LayerLook) -> Any:
     count = len(data.times)
     # Rows are 1 apart: the steps of one layer stay nearer to each other than to the next layer.
     y = np.arange(len(data.layers)) + (np.linspace(-0.2, 0.2, count)[number] if count > 1 else 0.0)
-    color = step.color
+    color, value, null = step.color, data.value[number], data.null[number]
     low, high = (cut(edge, data.value, data.ceiling)[number] for edge in (data.null_low, data.null_high))
-    drawn: list[Any] = [
-        ax.hlines(y, data.null[number], data.value[number], color=color, linewidth=0.7, linestyle=CHANCE, zorder=2)
-    ]
-    drawn.append(ax.hlines(y, low, high, color=color, linewidth=4, alpha=0.3, zorder=2))
-    drawn += ax.plot(data.null[number], y, "|", color=color, markersize=6, zorder=3)
-    tag(drawn, step.key, "null")
-    at = np.isfinite(data.value[number])
-    draw_points(ax, data.value[number][at], y[at], ~data.above_chance[number][at], step)
+    tag(ax.hlines(y, null, value, color=color, linewidth=0.7, linestyle=CHANCE, zorder=2), step.key, "null")
+    tag(ax.hlines(y, low, high, color=color, linewidth=4, alpha=0.3, zorder=2), step.key, "null")
+    tag(ax.plot(null, y, "|", color=color, markersize=6, zorder=3), step.key, "null")
+    at = np.isfinite(value)
+    draw_points(ax, value[at], y[at], ~data.above_chance[number][at], step)
     return key(step.name, color=color, marker=step.marker, linestyle="none")
