@@ -15,8 +15,8 @@ from infoplane.core.brief import Brief
 from infoplane.core.errors import choices
 from infoplane.core.palette import OKABE_ITO
 from infoplane.plots._about import axis_label
-from infoplane.plots._artists import ROW_SHARE, Label, colorbar, direct_labels, measured, name_rows
-from infoplane.plots._figure import Look, canvas, figure_of, grow, is_own, keywords, panel_height, plain_numbers
+from infoplane.plots._artists import ROW_SHARE, Label, direct_labels, measured, name_rows
+from infoplane.plots._figure import Look, canvas, figure_of, grow, is_own, keywords, panel_height
 from infoplane.plots._layers import row_looks
 from infoplane.plots.heatmap import draw_cells, draw_scale
 from infoplane.plots.style import INK, points_of, small_size, step_colormap
@@ -102,8 +102,7 @@ def draw_map(ax: Axes, data: AssociationMap, look: Look, label: str, caption: Se
     name_rows(ax, row_looks(ax, data.layers, look, share=ROW_SHARE))
     name_columns(ax, data)
     figure_of(ax).draw_without_rendering()  # the names below may have left little height to the label of the bar
-    size = points_of(mpl.rcParams["axes.labelsize"])
-    label = wrap([label], 0.9 * panel_height(ax), size)
+    label = wrap([label], 0.9 * panel_height(ax), points_of(mpl.rcParams["axes.labelsize"]))
     draw_scale([ax], mesh, look, measured(label, caption, look, panel_height(ax)))
     write_numbers(ax, data, mesh)
 
@@ -218,6 +217,4 @@ def draw_runs(ax: Axes, data: ScatterData, look: Look) -> None:
         return
     cmap = step_colormap(look["cmap"])
     drawn = ax.scatter(data.x, data.y, c=data.z, cmap=cmap, edgecolors="white", **shared)
-    if bar := colorbar(ax, drawn, look, data.z_label, aspect=22):
-        plain_numbers(bar.ax)
-        bar.outline.set_visible(False)
+    draw_scale([ax], drawn, look, data.z_label)

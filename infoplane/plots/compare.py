@@ -142,8 +142,7 @@ def compare_data(
         per_run = [everything.of_run(run, common_layers(everything, runs)) for run in runs]
         found = {q: [series.grid(q) for series in per_run] for q in quantities}
         out.append(summarised(name, per_run, found, spread))
-        for q in quantities:
-            grids[q] += found[q]
+        grids = {q: gs + found[q] for q, gs in grids.items()}
     drawn = [grid for gs in grids.values() for grid in gs]
     caption = list(dict.fromkeys(about(everything, [gs[0] for gs in grids.values()], drawn=drawn)))
     labels = {q: axis_label(q, gs[0].unit) for q, gs in grids.items()}
@@ -170,9 +169,7 @@ def common_layers(everything: Series, runs: Sequence[str]) -> list[str]:
     return common
 
 
-def summarised(
-    name: str, per_run: Sequence[Series], grids: Mapping[str, Sequence[Grid]], spread: str | None
-) -> GroupData:
+def summarised(name: str, per_run: list[Series], grids: Mapping[str, list[Grid]], spread: str | None) -> GroupData:
     """Return the group `name`: each quantity summarised over its runs, at the steps that all of them have.
 
     `per_run` has a series for each run, `grids` for each quantity a grid for each run, in the same order.
@@ -301,9 +298,8 @@ def legend_entries(data: CompareData, paths: Sequence[Path], *, ends: bool = Fal
         color = colors.get(i, FAINT) if data.coloured_by_group else FAINT
         line = key("", color=color, linestyle=layer_line(i))
         handles.append((Patch(color=color, alpha=0.25, linewidth=0), line) if "band" in group.words else line)
-        labels.append(
-            group.words if not group.name else named[group.name] if same else f"{named[group.name]}: {group.words}"
-        )
+        name = named[group.name]
+        labels.append(group.words if not group.name else name if same else f"{name}: {group.words}")
     if ends:
         handles += [key("", color=INK, marker=marker, linestyle="none") for marker in "os"]
         labels += ["first step", "last step"]
@@ -435,9 +431,8 @@ def bands(data: CompareData, summary: Summary, quantity: str) -> tuple[FloatArra
 def band_limits(data: CompareData, quantity: str) -> tuple[float, float]:
     """Return limits (low, high) of an axis that hold the means and the bands of all groups as they are drawn."""
     summaries = [g.summaries[quantity] for g in data.groups]
-    edges = [edge for summary in summaries for edge in bands(data, summary, quantity)]
-    drawn = np.concatenate([a.ravel() for a in [*(s.mean for s in summaries), *edges]])
-    return limits(drawn, data.ceilings[quantity], unit=data.units[quantity])
+    drawn = [a.ravel() for summary in summaries for a in (summary.mean, *bands(data, summary, quantity))]
+    return limits(np.concatenate(drawn), data.ceilings[quantity], unit=data.units[quantity])
 
 
 ELLIPSES = (5, 3, 1)
@@ -504,8 +499,7 @@ def draw_mean_plane(ax: Axes, data: CompareData, look: Look, ellipses: int) -> N
         labels.append(end_of(mean[:, 0], mean[:, 1], layer))
         points.append(mean)
     legend(ax, look=look, **legend_entries(data, paths, ends=True))
-    unplaced = direct_labels(ax, labels, np.concatenate(points)) if is_own(ax) else labels
-    end_labels(ax, unplaced)
+    end_labels(ax, direct_labels(ax, labels, np.concatenate(points)) if is_own(ax) else labels)
 
 
 def draw_way(ax: Axes, mean: FloatArray, saturated: BoolArray, chance: BoolArray, layer: LayerLook) -> None:
