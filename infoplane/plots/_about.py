@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -110,14 +111,13 @@ def doubt_words(grids: Iterable[Grid], steps: ArrayLike | None = None) -> list[s
 
     Only values at these `steps` count, by default all.
     """
-    raised, total = dict.fromkeys(UNMARKED, 0), 0
+    raised, total = Counter[str](), 0
     for grid in grids:
         chosen = np.isin(grid.steps, grid.steps if steps is None else steps)
         flags = {flag: grid.flag(flag)[chosen] for flag in UNMARKED}
         # Values that are NaN and have no flag were never estimated.
         total += int(np.logical_or.reduce([np.isfinite(grid.value[chosen]), *flags.values()]).sum())
-        for flag, mask in flags.items():
-            raised[flag] += int(mask.sum())
+        raised.update({flag: int(mask.sum()) for flag, mask in flags.items()})
     return [f"{FLAG_WORDS[flag]}: {count} of {total} values" for flag, count in raised.items() if count]
 
 

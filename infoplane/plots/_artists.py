@@ -57,15 +57,12 @@ def step_colorbar(
     bar = colorbar(ax, ScalarMappable(norm=norm, cmap=step_colormap(look["cmap"])), look, label, aspect=aspect)
     if bar is None:
         return
-    figure = figure_of(bar.ax)
     bar.outline.set_linewidth(0.4)
-    axis = bar.ax.yaxis if bar.orientation == "vertical" else bar.ax.xaxis
     # Two ticks stand at least a line of text apart, as a share of a bar that has 0.7 of the figure's height.
-    room = 1.4 * float(mpl.rcParams["font.size"]) / (0.7 * figure.get_figheight() * 72)
+    room = 1.4 * float(mpl.rcParams["font.size"]) / (0.7 * figure_of(bar.ax).get_figheight() * 72)
     ticks = apart(step_ticks(steps, isinstance(norm, SymLogNorm)), lambda t: float(norm(t)), room)
-    axis.set_major_locator(FixedLocator(ticks))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
-    axis.set_minor_locator(NullLocator())
+    bar.set_ticks(ticks, labels=list(map(number, ticks)))
+    bar.minorticks_off()
 
 
 def colorbar(
@@ -446,8 +443,7 @@ def free_places(ax: Axes, labels: Sequence[Label], obstacles: FloatArray) -> tup
     anchors = ax.transData.transform([(label.x, label.y) for label in labels]) * to_points
     taken = [artist.get_window_extent() for artist in ax.texts if artist.get_label() == CEILING_LABEL]
     # 8 x 8 points stand for the text of a ceiling, which labels must not cover.
-    grids = [np.meshgrid(np.linspace(b.x0, b.x1, 8), np.linspace(b.y0, b.y1, 8)) for b in taken]
-    boxes = [np.column_stack([x.ravel(), y.ravel()]) for x, y in grids]
+    boxes = [np.stack(np.meshgrid(*np.linspace(b.min, b.max, 8).T), axis=-1).reshape(-1, 2) for b in taken]
     points = np.concatenate([ax.transData.transform(obstacles.reshape(-1, 2)), *boxes]) * to_points
     # One is enough of points that fall together to within a third of a point.
     points = np.unique(np.round(points * 3), axis=0) / 3

@@ -63,7 +63,5 @@ def panel_texts(captions: Mapping[str, Sequence[str]], by: str) -> tuple[list[st
     elif by == "run":
         parts = [[part for part in caption if not part.startswith("run ")] for caption in parts]
     elif by == "subset":
-        parts = [
-            [part.partition(" (")[0] if part.startswith("N = ") else part for part in caption] for caption in parts
-        ]
+        parts = [[one.partition(" (")[0] if one.startswith("N = ") else one for one in caption] for caption in parts]
     return titles, merged(dict(zip(safe_names(titles, limit=60), parts, strict=True)))

@@ -20,10 +20,8 @@ from infoplane.core.text import printable, shorten
 
 WITH = " with "
 """What joins the names of a pair of layers."""
-_FONT: tuple[Any, ...] = (
-    "font.family", "font.sans-serif", "font.serif", "font.monospace", "font.cursive", "font.fantasy", "font.style",
-    "font.variant", "font.weight", "font.stretch",
-)  # fmt: skip
+_FONT = ("family", "sans-serif", "serif", "monospace", "cursive", "fantasy", "style", "variant", "weight", "stretch")
+"""The settings `font.family` and so on that say which font text is in."""
 
 
 def safe_text(text: object, *, limit: int = 32, legend: bool = False) -> str:
@@ -108,7 +106,8 @@ def without_shared_parts(names: Sequence[str]) -> list[str]:
 
 def text_width(text: str, size: float) -> float:
     """Return the width in points of text of one or more lines, in the font of the current settings."""
-    font = tuple(str(mpl.rcParams[key]) for key in _FONT)
+    settings: Any = mpl.rcParams
+    font = tuple(str(settings[f"font.{name}"]) for name in _FONT)
     return max((_line_width(line, size, font) for line in text.split("\n") if line.strip()), default=0.0)
 
 
