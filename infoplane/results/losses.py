@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -56,9 +56,7 @@ class Loss:
         return self.name or self.run
 
 
-def losses(
-    table: ResultTable, runs: Collection[str] | None = None, layers: Collection[str] | None = None
-) -> list[Loss]:
+def losses(table: ResultTable, runs: Iterable[str] | None = None, layers: Iterable[str] | None = None) -> list[Loss]:
     """What is lost of these runs (by default of all that have rows) and layers, as the table's meta says."""
     about, names = table.meta.get("runs", {}), run_names(table)
     wanted = names if runs is None else dict.fromkeys(runs)

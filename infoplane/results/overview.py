@@ -85,12 +85,8 @@ def overview(table: ResultTable, *, most: int | None = None) -> str:
 
 def _way(table: ResultTable, pairs: bool, estimator: str, settings: str, subset: str) -> Iterator[str]:
     """Yield the lines on one estimator with its settings on one subset, of single layers or of pairs."""
-    rows = table.take(
-        (table.estimator == estimator)
-        & (table.settings == settings)
-        & (table.subset == subset)
-        & ((table.partner != "") == pairs)
-    )
+    same_way = (table.estimator == estimator) & (table.settings == settings) & (table.subset == subset)
+    rows = table.take(same_way & ((table.partner != "") == pairs))
     quantities = _quantities(rows)
     yield _head(rows, estimator, settings, subset, quantities)
     called = np.array(list(map(pair_name, rows.layer, rows.partner)), dtype=object)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from infoplane.core.brief import Brief
 from infoplane.core.text import printable
 from infoplane.results.names import pair_name, run_names
-from infoplane.results.overview import FLAG_WORDS
+from infoplane.results.overview import FLAG_WORDS, PLANE
 from infoplane.results.table import ResultTable
 from infoplane.results.trajectories import Curve
 
@@ -198,19 +198,13 @@ class CurveSummary(Brief):
         band = self.summary
         spread = "" if math.isnan(band.low[-1]) else f" [{band.low[-1]:.3f}, {band.high[-1]:.3f}]"
         doubts = [f"; {FLAG_WORDS[f]} in {n[-1]} of {len(self.runs)} runs" for f, n in self.flags.items() if n[-1]]
-        return (
-            f"{printable(pair_name(self.layer, self.partner))} {self.quantity} of {printable(self.estimator)}, "
-            f"{printable(self.subset)}: "
-            f"{band.mean[-1]:.3f}{spread} {self.unit} at step {self.step[-1]} ({band.words})" + "".join(doubts)
-        )
+        what = f"{printable(pair_name(self.layer, self.partner))} {self.quantity} of {printable(self.estimator)}"
+        value = f"{band.mean[-1]:.3f}{spread} {self.unit} at step {self.step[-1]} ({band.words})"
+        return f"{what}, {printable(self.subset)}: {value}{''.join(doubts)}"
 
 
 def summarize(
-    table: ResultTable,
-    quantity: str | Sequence[str] = ("I(X;T)", "I(T;Y)"),
-    *,
-    spread: str | None = AUTO,
-    **select: Any,
+    table: ResultTable, quantity: str | Sequence[str] = PLANE, *, spread: str | None = AUTO, **select: Any
 ) -> list[CurveSummary]:
     """Mean and spread over the runs of a table, for each layer, subset, estimator, settings and quantity.
 

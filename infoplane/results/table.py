@@ -286,7 +286,7 @@ class ResultTable:
 
     # Views
 
-    def plane(self, estimator: Selector = None, subset: Selector = "all", **where: Unpack[Where]) -> Plane:
+    def plane(self, estimator: Selector = None, subset: Selector = "all", **rest: Unpack[Where]) -> Plane:
         """Points of the information plane: I(X;T) and I(T;Y) of the same layer, step, subset and estimate.
 
         Parameters
@@ -299,7 +299,7 @@ class ResultTable:
         ValueError
             Nothing matches; the line says what the table has.
         """
-        chosen = self.select(estimator=estimator, subset=subset, **where).current()
+        chosen = self.select(estimator=estimator, subset=subset, **rest).current()
         plane = pair(chosen)
         if len(plane) == 0:
             have = visible(", ".join(dict.fromkeys(chosen.quantity.tolist()))) or "no rows"
@@ -308,12 +308,7 @@ class ResultTable:
         return plane
 
     def curves(
-        self,
-        quantity: Selector = PLANE,
-        *,
-        estimator: Selector = None,
-        subset: Selector = "all",
-        **where: Unpack[Where],
+        self, quantity: Selector = PLANE, *, estimator: Selector = None, subset: Selector = "all", **rest: Unpack[Where]
     ) -> list[Curve]:
         """Each quantity against step, one `Curve` per run, layer, subset, estimator, settings and quantity.
 
@@ -323,11 +318,11 @@ class ResultTable:
             As in `select`. None takes every quantity but those of pairs, which are to be asked for by name.
         """
         if quantity is None:
-            return self.select(partner="").curves("*", estimator=estimator, subset=subset, **where)
+            return self.select(partner="").curves("*", estimator=estimator, subset=subset, **rest)
         if quantity == PLANE:
             # The default, of which a method may give one alone, or none.
             quantity = [name for name in PLANE if name in self.quantity]
-        chosen = self.select(quantity=quantity, estimator=estimator, subset=subset, **where)
+        chosen = self.select(quantity=quantity, estimator=estimator, subset=subset, **rest)
         return curves(chosen.current())
 
     def dpi(self, chain: Chain = None, slack: float = 0.02) -> list[DataProcessing]:

@@ -342,9 +342,7 @@ def options(
 
 def of_layers(table: ResultTable, *, recorded: bool = False) -> ResultTable:
     """The estimates of a table, or what was `recorded` of its layers; without pairs and the model's metrics."""
-    return table.take(
-        ((table["estimator"] == RECORDED) == recorded) & (table["layer"] != "") & (table["partner"] == "")
-    )
+    return table.take(((table.estimator == RECORDED) == recorded) & (table.layer != "") & (table.partner == ""))
 
 
 def _with_pairs(table: ResultTable, shows: Sequence[str] | str | None) -> ResultTable:
