@@ -95,19 +95,14 @@ def estimate_data(series: Series, runs: list[str], place: Mapping[str, int]) -> 
     """What the page holds of one estimate: name, N, name of its ceiling, numbers by run, mean over three or more."""
     grids = {run: grids_of(series.of_run(run)) for run in series.runs}
     mean = mean_grids(series)
-    ceiling = series.of_run(series.runs[0]).grid("I(X;T)").ceiling_name(series.n_samples)
+    words = by_looking(series.table, series.estimator, series.settings, series.runs)
+    words += [*map(printable, series.method_words()), *series.unlabelled]
     return {
         "name": estimate_name(series),
-        "looked": ", ".join(
-            [
-                *by_looking(series.table, series.estimator, series.settings, series.runs),
-                *map(printable, series.method_words()),
-                *series.unlabelled,
-            ]
-        ),
+        "looked": ", ".join(words),
         "n": series.n_samples,
         "methods": {place[layer]: mark for layer, mark in series.marks().items()},
-        "ceiling": ceiling,
+        "ceiling": series.of_run(series.runs[0]).grid("I(X;T)").ceiling_name(series.n_samples),
         "parts": [{"run": runs.index(run), **part_data(of_run, place)} for run, of_run in grids.items()],
         "mean": {"run": -1, "words": mean_words(series), **part_data(mean, place)} if mean else None,
     }
@@ -143,10 +138,8 @@ def quantity_data(one: Grid) -> dict[str, Any]:
     Parts that no value has are left out, and a ceiling that all share is one number.
     """
     up = [name for name, mask in one.flags.items() if mask.any()]
-    texts = [
-        [", ".join(name for name in up if one.flags[name][s, i]) for s in range(one.steps.size)]
-        for i in range(len(one.layers))
-    ]
+    steps, layers = map(range, one.value.shape)
+    texts = [[", ".join(name for name in up if one.flags[name][s, i]) for s in steps] for i in layers]
     # Most values have the same few sets of flags: the page names each once.
     flag_sets = list(dict.fromkeys(text for column in texts for text in column))
     out: dict[str, Any] = {"value": columns(one.value), "unit": "bits" if one.unit == BIT else display(one.unit)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ import numpy.typing as npt
 from infoplane.core.errors import closest
 from infoplane.core.text import listed, printable
 from infoplane.core.tokens import layer_matches
+from infoplane.results.names import matches
 from infoplane.studies import correlation
 from infoplane.studies.association import Association, Claim
 from infoplane.studies.correlation import METHODS, FloatArray, IntArray, Method
@@ -105,18 +105,14 @@ def chosen_columns(
                 f"association takes no {what!r}; columns are chosen by {', '.join(Measure.__annotations__)}"
             )
         patterns = [wanted] if isinstance(wanted, str) else list(wanted or ())
-        known = dict.fromkeys(str(getattr(measure, what)) for measure in found.values())
-        match = (
-            layer_matches if what == "layer" else lambda cell, pattern: cell == pattern or fnmatchcase(cell, pattern)
-        )
+        cells = {name: str(getattr(measure, what)) for name, measure in found.items()}
+        match = layer_matches if what == "layer" else matches
         for pattern in patterns:
-            if not any(match(cell, pattern) for cell in known):
-                raise ValueError(
-                    f"the study has no {what} {printable(pattern)!r}; closest: {', '.join(closest(pattern, known))}"
-                )
-        found = {
-            n: m for n, m in found.items() if not patterns or any(match(str(getattr(m, what)), p) for p in patterns)
-        }
+            if not any(match(cell, pattern) for cell in cells.values()):
+                near = ", ".join(closest(pattern, dict.fromkeys(cells.values())))
+                raise ValueError(f"the study has no {what} {printable(pattern)!r}; closest: {near}")
+        if patterns:
+            found = {name: found[name] for name, cell in cells.items() if any(match(cell, p) for p in patterns)}
     return found
 
 
@@ -132,11 +128,8 @@ def numbers_of(study: Study, name: str) -> FloatArray:
         near = ", ".join(closest(name, [c for c in study.columns if c not in study.measures]))
         raise ValueError(f"the study has no column {printable(name)!r}; closest: {near}")
     cells = study[name].tolist()
-    texts = [cell for cell in cells if isinstance(cell, str)]
-    if texts:
-        raise ValueError(
-            f"an association needs numbers, the column {printable(name)!r} has {printable(texts[0])!r:.40}"
-        )
+    if texts := [printable(cell) for cell in cells if isinstance(cell, str)]:
+        raise ValueError(f"an association needs numbers, the column {printable(name)!r} has {texts[0]!r:.40}")
     return np.array([np.nan if cell is None else float(cell) for cell in cells])
 
 

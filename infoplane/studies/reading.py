@@ -254,9 +254,7 @@ def summaries_of(curve: Curve) -> dict[str, float]:
     }
 
 
-def read_run(
-    table: ResultTable, *, by: By, layers: Sequence[str] | None, at: Moment, gap: Pair, **select: Any
-) -> OfRun:
+def read_run(table: ResultTable, *, by: By, layers: Sequence[str] | None, at: Moment, gap: Pair, **rows: Any) -> OfRun:
     """Return what a study keeps of the only run in `table`; ValueError or TypeError for what its meta says wrongly."""
     # The meta of a table comes from a file and may lack anything.
     run = str(table.run[0])
@@ -275,7 +273,7 @@ def read_run(
         gaps=words,
         lost=bool(losses(table)),
     )
-    for curve in curves_of(table, by, layers, select):
+    for curve in curves_of(table, by, layers, rows):
         last = np.flatnonzero(np.isfinite(curve.value))[-1:]
         flags = [frozenset(";".join(texts).split(";")) - {""} for texts in (curve.flags.tolist(), curve.flags[last])]
         for summary, value in summaries_of(curve).items():
