@@ -17,6 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
+from infoplane.core.records import FloatArray
 from infoplane.core.units import BIT
 from infoplane.plots._figure import Look, figure_of, grow, is_own, lower_caption, slot_width
 from infoplane.plots._layers import LayerLook, tag
@@ -38,7 +39,6 @@ from infoplane.results.limits import axis_limits
 from infoplane.results.trajectories import Ceiling
 
 Array = npt.NDArray[Any]
-FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 Box = tuple[float, float, float, float]
 """Left, lower, right and upper edge."""

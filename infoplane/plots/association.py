@@ -8,12 +8,12 @@ from typing import Any, Unpack
 
 import matplotlib as mpl
 import numpy as np
-import numpy.typing as npt
 from matplotlib.axes import Axes
 
 from infoplane.core.brief import Brief
 from infoplane.core.errors import choices
 from infoplane.core.palette import OKABE_ITO
+from infoplane.core.records import FloatArray
 from infoplane.plots._about import axis_label
 from infoplane.plots._artists import ROW_SHARE, Label, direct_labels, measured, name_rows
 from infoplane.plots._figure import Look, canvas, figure_of, grow, is_own, keywords, panel_height
@@ -23,7 +23,6 @@ from infoplane.plots.style import INK, points_of, small_size, step_colormap
 from infoplane.plots.text import safe_names, safe_text, text_width, wrap
 from infoplane.studies import Association, AssociationMap
 
-FloatArray = npt.NDArray[np.float64]
 MOST_ACROSS, MOST_NAMES = 40, 24
 """Columns of a map, and runs that are named in a scatter plot by default, at most."""
 

@@ -16,10 +16,12 @@ from matplotlib.patches import Patch, Rectangle
 
 from infoplane.core.brief import Brief
 from infoplane.core.deprecation import renamed
+from infoplane.core.records import FloatArray
 from infoplane.plots._about import about, axis_label, doubtful
 from infoplane.plots._artists import (
     LEGEND_SHARE,
     OPEN,
+    BoolArray,
     Label,
     cut,
     direct_labels,
@@ -60,9 +62,6 @@ from infoplane.results.names import runs_called
 from infoplane.results.summary import Summary, at_common_steps, over_runs
 from infoplane.results.trajectories import Ceiling, Grid
 from infoplane.results.views import Selection, Series, choose
-
-FloatArray = npt.NDArray[np.float64]
-BoolArray = npt.NDArray[np.bool_]
 
 FLAGS = ("saturated", "below_null")
 """Flags that marks on a mean show: where any run has them."""

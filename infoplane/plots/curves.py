@@ -13,6 +13,7 @@ from matplotlib.patches import Patch
 
 from infoplane.core.deprecation import renamed
 from infoplane.core.errors import choices
+from infoplane.core.records import FloatArray
 from infoplane.plots._about import Shown, about, shown
 from infoplane.plots._artists import (
     OPEN,
@@ -38,7 +39,6 @@ from infoplane.results.limits import drawable
 from infoplane.results.trajectories import Grid
 from infoplane.results.views import Selection, Series, choose, metric_group
 
-FloatArray = npt.NDArray[np.float64]
 Metrics = dict[str, dict[str, tuple[FloatArray, FloatArray]]]
 """The times and the values of each metric, by panel and name."""
 

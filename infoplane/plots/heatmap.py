@@ -8,12 +8,12 @@ from functools import partial
 from typing import Any, Literal, Unpack
 
 import numpy as np
-import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
+from infoplane.core.records import FloatArray
 from infoplane.plots._about import Shown, doubtful, shown
-from infoplane.plots._artists import MOST_NAMES, apart, colorbar, measured, name_rows
+from infoplane.plots._artists import MOST_NAMES, BoolArray, apart, colorbar, measured, name_rows
 from infoplane.plots._figure import (
     Look,
     Options,
@@ -33,8 +33,6 @@ from infoplane.results import ResultTable
 from infoplane.results.limits import drawable, widened
 from infoplane.results.views import Selection, choose
 
-FloatArray = npt.NDArray[np.float64]
-BoolArray = npt.NDArray[np.bool_]
 MOST_VECTORS = 5000
 """Cells beyond which a vector file would open slowly: they become a picture."""
 

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.patches import Patch
 
+from infoplane.core.records import FloatArray
 from infoplane.plots._about import Shown, shown
 from infoplane.plots._artists import (
     LEGEND_SHARE,
@@ -32,8 +33,6 @@ from infoplane.plots._layers import LayerLook, own_looks, row_looks, tag
 from infoplane.plots.style import CHANCE, DOTTED, FAINT, number, step_colormap
 from infoplane.results import ResultTable
 from infoplane.results.views import Selection, choose
-
-FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

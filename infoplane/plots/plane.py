@@ -8,18 +8,19 @@ from typing import Any, Literal, Unpack
 
 import matplotlib as mpl
 import numpy as np
-import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import Normalize
 from matplotlib.lines import Line2D
 
+from infoplane.core.records import FloatArray
 from infoplane.core.text import listed
 from infoplane.plots._about import about, axis_label, doubtful, dpi_words
 from infoplane.plots._artists import (
     LEGEND_SHARE,
     OPEN,
     WIDE_SHARE,
+    BoolArray,
     Label,
     direct_labels,
     draw_ceilings,
@@ -40,9 +41,6 @@ from infoplane.plots.text import safe_text, text_width
 from infoplane.results import Plane, ResultTable
 from infoplane.results.limits import HUGE
 from infoplane.results.views import Selection, Series, choose
-
-FloatArray = npt.NDArray[np.float64]
-BoolArray = npt.NDArray[np.bool_]
 
 I_XT, I_TY = "I(X;T)", "I(T;Y)"
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from infoplane.core.records import FloatArray
 from infoplane.plots._about import Shown, about, axis_label
 from infoplane.plots._artists import (
     OPEN,
@@ -40,8 +41,6 @@ from infoplane.results.limits import drawable
 from infoplane.results.scales import by_scale
 from infoplane.results.trajectories import Grid
 from infoplane.results.views import Selection, Series, settings_words
-
-FloatArray = npt.NDArray[np.float64]
 
 WORDS: Mapping[str, str] = {
     "n_bins": "bins per unit",

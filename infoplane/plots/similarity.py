@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import NamedTuple, Self, Unpack
 
 import numpy as np
-import numpy.typing as npt
 from matplotlib.axes import Axes
 
+from infoplane.core.records import FloatArray
 from infoplane.core.text import listed
 from infoplane.plots._about import Shown, doubtful, run_words, shown
-from infoplane.plots._artists import MOST_NAMES, measured, name_rows
+from infoplane.plots._artists import MOST_NAMES, BoolArray, measured, name_rows
 from infoplane.plots._figure import Options, canvas, keywords, panel_height, selected
 from infoplane.plots._layers import END_SHARE, row_looks
 from infoplane.plots.heatmap import draw_cells, draw_scale, round_steps
@@ -25,8 +25,6 @@ from infoplane.results.limits import drawable
 from infoplane.results.trajectories import Grid
 from infoplane.results.views import Selection, choose, match_layers
 
-FloatArray = npt.NDArray[np.float64]
-BoolArray = npt.NDArray[np.bool_]
 Names = list[str] | list[int]
 Cell = tuple[str | int, str | int]
 """The names of the row and the column of a cell."""

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any, Unpack
 
 import numpy as np
-import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
 from infoplane.core.brief import Brief
+from infoplane.core.records import FloatArray
 from infoplane.plots._about import lost_words, run_words
 from infoplane.plots._artists import Label, draw_line, end_labels, key, legend, step_axis
 from infoplane.plots._figure import Look, Options, keywords, panels, selected
@@ -20,7 +20,6 @@ from infoplane.plots.style import DOTTED, FAINT
 from infoplane.results import ResultTable
 from infoplane.results.views import RECORDED, Selection, choose
 
-FloatArray = npt.NDArray[np.float64]
 MEAN, STD, WEIGHT = "gradient_mean_norm", "gradient_std_norm", "weight_norm"
 """Names of the recorded metrics that the figure reads."""
 DASHED = (0, (4, 1.5))

@@ -12,7 +12,6 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-import numpy.typing as npt
 from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize, SymLogNorm, to_rgb
 from matplotlib.font_manager import FontProperties
 from matplotlib.path import Path
@@ -20,8 +19,7 @@ from matplotlib.ticker import MaxNLocator
 
 from infoplane.core.errors import choices
 from infoplane.core.palette import VIRIDIS
-
-FloatArray = npt.NDArray[np.float64]
+from infoplane.core.records import FloatArray
 
 MM_PER_INCH = 25.4
 

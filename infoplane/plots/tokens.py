@@ -10,6 +10,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from infoplane.core.records import FloatArray
 from infoplane.core.tokens import split_token, token_position
 from infoplane.plots._about import Shown, shown
 from infoplane.plots._artists import (
@@ -31,7 +32,6 @@ from infoplane.results.limits import drawable
 from infoplane.results.summary import upper_fence
 from infoplane.results.views import Selection, choose
 
-FloatArray = npt.NDArray[np.float64]
 DASHED = (0, (5, 3))
 
 

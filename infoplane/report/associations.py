@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
+from infoplane.core.records import FloatArray
 from infoplane.core.text import printable, shorten
 from infoplane.report.data import escaped, html_table
 from infoplane.results import ResultTable
 from infoplane.studies import Association, AssociationMap, study
 from infoplane.studies.associate import LEAST
 
-FloatArray = npt.NDArray[np.float64]
 POSITIVE, NEGATIVE = "#c0392b", "#2166ac"
 """Colours of cells: red for correlations above 0, blue for those below."""
 CELL, ROW, LETTER = 58, 24, 7.2

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from infoplane.core.palette import EMBERS, OKABE_ITO, VIRIDIS, along, block_colors, blocks_of, places_in_blocks
+from infoplane.core.records import FloatArray
 from infoplane.core.text import printable, shorten
 from infoplane.core.units import BIT
 from infoplane.report.doubts import estimate_name, estimates, short_names
@@ -31,8 +32,6 @@ from infoplane.results.views import (
     of_layers,
     ordered_layers,
 )
-
-FloatArray = npt.NDArray[np.float64]
 
 DIGITS = 7
 """Digits of a number on the page."""

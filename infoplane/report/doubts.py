@@ -7,16 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from infoplane.core.text import listed, printable, shorten
 from infoplane.results import ResultTable
 from infoplane.results.losses import losses
 from infoplane.results.overview import named_way, shared_words
-from infoplane.results.trajectories import groups
+from infoplane.results.trajectories import BoolArray, groups
 from infoplane.results.views import Series, choose, is_in, of_layers, options, ordered_layers
-
-BoolArray = npt.NDArray[np.bool_]
 
 DPI_SHARE = 0.05
 """Share of pairs of layers beyond which violations of data processing are a doubt."""

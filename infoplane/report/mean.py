@@ -6,15 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
+from infoplane.core.records import FloatArray
 from infoplane.results import Summary, over_runs
 from infoplane.results.limits import drawable
 from infoplane.results.summary import at_common_steps
 from infoplane.results.trajectories import Grid
 from infoplane.results.views import Series
 
-FloatArray = npt.NDArray[np.float64]
 Metrics = Mapping[str, tuple[FloatArray, FloatArray]]
 """The times and the values of each metric, by name."""
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import numpy.typing as npt
 
+from infoplane.core.records import FloatArray
 from infoplane.core.units import BIT
-
-FloatArray = npt.NDArray[np.float64]
 
 LEAST_BITS, LEAST_SHARE = 0.05, 0.02
 """The least that an axis spans: so many bits, and this share of the ceiling (or of the largest value, without one)."""

@@ -12,13 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from infoplane.core.brief import Brief
+from infoplane.core.records import FloatArray
 from infoplane.core.text import printable
 from infoplane.results.names import pair_name, run_names
 from infoplane.results.overview import FLAG_WORDS, PLANE
 from infoplane.results.table import ResultTable
 from infoplane.results.trajectories import Curve
-
-FloatArray = npt.NDArray[np.float64]
 
 Steps = npt.NDArray[Any]
 

@@ -9,12 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from infoplane.core.errors import closest
+from infoplane.core.records import FloatArray, IntArray
 from infoplane.core.text import listed, printable
 from infoplane.core.tokens import layer_matches
 from infoplane.results.names import matches
 from infoplane.studies import correlation
 from infoplane.studies.association import Association, Claim
-from infoplane.studies.correlation import METHODS, FloatArray, IntArray, Method
+from infoplane.studies.correlation import METHODS, Method
 from infoplane.studies.design import configurations, orders_of, strata_of, weights_of
 from infoplane.studies.frame import Study
 from infoplane.studies.reading import Measure

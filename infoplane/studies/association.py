@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from infoplane.core.brief import Brief
+from infoplane.core.records import FloatArray, IntArray
 from infoplane.core.text import aligned, printable
-from infoplane.studies.correlation import FloatArray, IntArray, Method
+from infoplane.studies.correlation import Method
 from infoplane.studies.reading import Measure
 
 if TYPE_CHECKING:

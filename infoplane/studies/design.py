@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from infoplane.studies.correlation import FloatArray, IntArray
+from infoplane.core.records import FloatArray, IntArray
 from infoplane.studies.frame import Study
 
 

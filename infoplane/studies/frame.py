@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from infoplane.core.errors import closest
 from infoplane.core.files import publish
+from infoplane.core.records import FloatArray
 from infoplane.core.text import listed, printable
 from infoplane.results import ResultTable
 from infoplane.results.cells import csv_bytes
@@ -22,7 +23,7 @@ from infoplane.results.names import names_of
 from infoplane.results.overview import named_way, settings_words
 from infoplane.results.table import Selector
 from infoplane.studies.association import Association, Claim
-from infoplane.studies.correlation import FloatArray, Method
+from infoplane.studies.correlation import Method
 from infoplane.studies.reading import By, Measure, Moment, OfRun, Pair, read_run, runs_of
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from infoplane.core.about import Scalar, plain_about
 from infoplane.core.errors import closest
+from infoplane.core.records import FloatArray
 from infoplane.core.text import printable
 from infoplane.results import Curve, ResultTable
 from infoplane.results.losses import losses
@@ -20,7 +20,6 @@ from infoplane.results.overview import named_way, settings_words
 from infoplane.results.summary import at_common_steps, compression
 from infoplane.results.views import default_layers, match_layers, metric_group, metrics, of_layers, ordered_layers
 
-FloatArray = npt.NDArray[np.float64]
 By = Literal["name", "depth", "role"]
 Moment = Literal["final", "best"]
 Pair = tuple[str, str] | None
