@@ -46,7 +46,7 @@ class Rows:
 
     @classmethod
     def of(cls, name: str, *, labels: Any = None, inputs: Any = None, ids: Any = None, layers: bool = False) -> Rows:
-        """Rows from whatever stands in a file; an error names the file where it holds no rows."""
+        """Rows of a source, whose arrays may be of any kind; ValueError, with its name, for what is no array or id."""
         try:
             labels = None if labels is None else _column(as_array(labels, "labels"))
             inputs = None if inputs is None else as_array(inputs, "inputs")

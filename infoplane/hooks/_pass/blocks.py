@@ -31,7 +31,10 @@ _WIDTHS |= dict.fromkeys(("out_features", "normalized_shape", "embedding_dim", "
 
 @dataclass(frozen=True)
 class Choice:
-    """Calls of modules, in the order of the forward pass, and what they are in words for the printed plan."""
+    """Calls of modules, in the order of the forward pass.
+
+    `by` says how they were chosen ("leaves", "blocks", "depth 2"), `words` what they are, for the printed plan.
+    """
 
     by: str
     calls: Sequence[ModuleCall]
@@ -120,7 +123,10 @@ def _top(seen: Observation) -> list[ModuleCall]:
 
 
 def output_of(seen: Observation, choice: Choice) -> tuple[ModuleCall, str] | None:
-    """The call that gives the model's output, one of the choice if possible, and the path of the output in it."""
+    """The call that gives the model's output, one of the choice if possible, and the path of the output in it.
+
+    None where no call is known to give it.
+    """
     whole, made = seen.calls.get("", [])[-1:], seen.output  # the last call of the model itself, if there is one
     path = output_path(whole[0].outputs) if whole else None
     if path is None or made is None or choice.by == "leaves":
@@ -160,7 +166,7 @@ def pooling(seen: Observation, call: ModuleCall, shape: Sequence[int], n_tokens:
 
 
 def _channels(seen: Observation, call: ModuleCall, shape: Sequence[int]) -> int:
-    """The axis of the channels, 1 or -1, as the nearest module before tells that states their number."""
+    """The axis of the channels, 1 or -1: that which is as long as the last module until `call` says, or as usual."""
     before = [c for some in seen.calls.values() for c in some if c.end <= call.end]
     for one in sorted(before, key=lambda c: c.end, reverse=True):
         for name, axis in _WIDTHS.items():

@@ -200,7 +200,7 @@ def dense(tensor: Tensor, what: str) -> Tensor:
 
 
 def refuse_odd(odd: str, what: str) -> None:
-    """Raise TypeError for a tensor without ordinary rows; `odd` says what it is, `what` whose."""
+    """Raise TypeError for a tensor without ordinary rows: `odd` are the words of `_odd`, `what` names its layer."""
     raise TypeError(f"{what} is {odd}; make it dense inside the model (to_dense, dequantize, padding)")
 
 

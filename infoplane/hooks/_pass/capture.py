@@ -43,8 +43,8 @@ Chunk = tuple[int, int, Inputs, int]
 class Capture:
     """One tensor to record: where it is found, and what is done to it before the copy.
 
-    `runs` is how often the module, or the function `op` in it, is called in one forward pass. The layer is as it last
-    came: a pass may find another module under the name, or another shape.
+    `runs` is how often the module, or the function `op` in it, is called in one forward pass. `layer` and `named` are
+    those of the newest pass, which may have found another shape, or another module under the name.
     """
 
     layer: Layer
@@ -337,7 +337,7 @@ class Slot:
         self.buffer.narrow(row_axis, start, stop - start).copy_(values, non_blocking=True)
 
     def layer(self) -> Layer:
-        """The layer as it came in this pass."""
+        """The record of the layer with the shapes, type and noise that this pass found."""
         assert self.buffer is not None  # a layer that did not run was reported before
         capture = self.capture
         noise = noise_of(capture.named.module) if capture.layer.site == "out" and not capture.op else None
@@ -362,7 +362,7 @@ def wrong_rows(key: str, shape: tuple[int, ...], rows: int, members: Members | N
 
 
 def axis_advice(key: str, axes: Sequence[int], otherwise: str) -> str:
-    """The end of an error line about a layer's rows: that the first of `axes` may be the samples', else `otherwise`."""
+    """The end of a message about wrong rows: that the samples may lie on the first of `axes`, or else `otherwise`."""
     return f"its samples may be axis {axes[0]}: pass batch_dim={{{key!r}: {axes[0]}}}" if axes else otherwise
 
 

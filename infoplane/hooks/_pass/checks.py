@@ -26,7 +26,8 @@ KEPT_UNITS = 4096
 
 TOLERANCE_EPS = 1000.0
 TOLERANCE_MOST = 0.1
-"""Rounding units, and at most which share of its largest value, by which two orders of rows may differ in a layer."""
+"""Two orders of the same rows may differ by so many rounding units of a layer's largest value, but at most by this
+share of it."""
 
 ROWS_SHARE = 0.01
 """Share of the rows that may differ by more: rounding turns a few close decisions, as of a maximum."""
@@ -326,5 +327,5 @@ class FirstCall:
 
 
 def _weights(model: nn.Module) -> list[str]:
-    """Names of all parameters, also those of a parameter that has several."""
+    """Every name of every parameter; one that modules share has several."""
     return [name for name, _ in model.named_parameters(remove_duplicate=False)]

@@ -87,12 +87,12 @@ class Members:
 
 
 def count_members(state: State) -> int:
-    """The common length of the first axes.
+    """The number of members: the length that the first axes of all tensors in `state` have in common.
 
     Raises
     ------
     ValueError
-        If they differ or there is nothing.
+        If these lengths differ, or are 0, or there is no tensor.
     """
     lengths = {name: len(t) if t.ndim else 0 for part in state for name, t in part.items()}
     if len(set(lengths.values())) != 1 or 0 in lengths.values():

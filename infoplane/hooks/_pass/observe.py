@@ -34,6 +34,7 @@ LINEAR = (nn.Linear, nn.Bilinear, nn.Embedding, nn.EmbeddingBag, nn.modules.conv
 """Modules of which a layer with adapters is made."""
 
 MAPPING_OPS = frozenset({"linear", "matmul", "mm", "bmm", "addmm", "einsum", "conv1d", "conv2d", "conv3d", "embedding"})
+"""Functions that apply a weight, as these modules do."""
 
 AFFINE_OPS = MAPPING_OPS.union(
     ["add", "sub", "rsub", "mul", "div", "true_divide", "neg", "lerp", "addcmul", "sum", "cat", "stack", "dropout"],
@@ -173,7 +174,7 @@ class Observation:
 
 
 def look(once: Callable[[Flow | None, bool], Observation], *, ops: bool, follow: bool) -> Observation:
-    """What `once(flow, ops)` saw, with a flow if `follow`; again with `ops` where functions tell what is a layer."""
+    """What `once(flow, ops)` saw, with a flow if `follow`; called again with `ops` where it left layers undecided."""
     seen, _ = followed(lambda flow: once(flow, ops), possible=follow)
     return look(once, ops=True, follow=follow) if seen.undecided and not ops else seen
 

@@ -181,7 +181,7 @@ class Prober:
 
                 return self._capture_first(forward, self.captures, (0, len(inputs), inputs, random_state))
 
-            captured = self._undisturbed(0, watched, noise_on=False)
+            captured = self._undisturbed(0, watched, noise=False)
             # Of a model that runs its members by itself, (members, rows, ...) becomes (rows, members, ...).
             members_first = self.members is not None and not self.stacked
             rows_first = {k: v.movedim(1, 0) if members_first else v for k, v in captured.values.items()}
@@ -224,19 +224,17 @@ class Prober:
         current = Pass(captures, len(chunk[2]), Pool().take, self.device, members, flow)
         return current.run(run, [chunk], named_modules(self.model))
 
-    def _undisturbed(
-        self, step: int, work: Callable[[Run], T], *, noise_on: bool = True, flow: Flow | None = None
-    ) -> T:
+    def _undisturbed(self, step: int, work: Callable[[Run], T], *, noise: bool = True, flow: Flow | None = None) -> T:
         """Return `work(run)`, leaving model and random state as they were; run(inputs, pass number) is a forward pass.
 
-        Without `noise_on` layers add none of the noise that was injected; `flow` follows what depends on the inputs.
+        Without `noise` layers add none of the noise that was injected; `flow` follows what depends on the inputs.
         """
         device = self.device
 
         def started() -> T:
             """Do the work, once all ranks are there."""
             self.ranks.enter_pass(self.model)
-            return work(self._run(step, device, noise_on, flow))
+            return work(self._run(step, device, noise, flow))
 
         try:
             return self._surroundings.undisturbed(started, device)
@@ -246,7 +244,7 @@ class Prober:
             error.add_note(f"while recording step {step} on the probe set{advice if no_memory else ''}")
             raise
 
-    def _run(self, step: int, device: torch.device, noise_on: bool, flow: Flow | None) -> Run:
+    def _run(self, step: int, device: torch.device, noise: bool, flow: Flow | None) -> Run:
         """Return the function `run(inputs, pass number)` that runs the model; each pass has its own random numbers."""
         weights = self.model.parameters() if self.members is None else self.members.tensors or self.model.parameters()
         dtypes = frozenset(p.dtype for p in weights if p.is_floating_point())
@@ -260,7 +258,7 @@ class Prober:
                 current = pass_number
                 seed = np.random.SeedSequence([self.settings.seed, step, pass_number]).generate_state(1, np.uint32)[0]
                 generator = seed_generators(device, int(seed))
-                draw_noise_from(self.model, generator if noise_on else "off")
+                draw_noise_from(self.model, generator if noise else "off")
             moved = inputs.to(device, dtypes)
             if flow is not None:
                 flow.start(moved.tensors)
