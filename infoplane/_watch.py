@@ -76,7 +76,7 @@ class PageServer(ThreadingTCPServer):
         return None
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing: a browser that went away is no news."""
+        """Print nothing: a browser may close its connection at any time."""
 
 
 class PageRequest(BaseHTTPRequestHandler):
@@ -144,7 +144,7 @@ def watch(
 
     What is estimated stands in a temporary table, beside what the run's own table has; `asked` goes to `analyze`.
     """
-    build_estimators(list(estimators))  # a slip is told before anything is served
+    build_estimators(list(estimators))  # a wrong name or setting is refused before anything is served
     open_run(run)
     with (
         # SIGTERM leaves the block as Ctrl-C does, so that the temporary folder goes.
@@ -199,7 +199,7 @@ def state_of(store: ActivationStore) -> str:
 
 
 def contents(run: Path) -> list[tuple[str, int, int]]:
-    """Names, sizes and times of what is in a run: what differs where it has grown, was closed, or was left."""
+    """Names, sizes and times of the files of a run, and which locks are held: what changes as it grows or ends."""
     found = []
     for folder in (run, run / SESSIONS_DIR, run / SHARDS_DIR):
         with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:

@@ -107,7 +107,7 @@ def from_files(
     pieces, sources = _read([Path(file) for file in files], given)
     sources += given
     options = without_files(options, {piece.step for piece in pieces if piece.step is not None})
-    # The caller's own words on the rows are held against the files like one more of them.
+    # Inputs and ids that the caller gives are one more source, with which the files have to agree.
     if options.get("inputs") is not None:
         sources.append(Rows.of("the argument inputs", inputs=options["inputs"]))
     if options.get("sample_ids") is not None:

@@ -67,9 +67,9 @@ def agree(sources: Sequence[Rows]) -> Rows:
     Raises
     ------
     ValueError
-        Where two sources differ in what they say of one sample, or hold other samples; where rows come in several
-        orders and a source does not tell its own; or a source of layers has no ids and two others do: with the names
-        of two.
+        Where two sources give one sample different labels or inputs, or hold different samples; where a source has no
+        ids although others have their rows in several orders, or although it has layers and two others have ids. The
+        message names two sources.
     """
     with_ids = [rows for rows in sources if rows.ids is not None]
     for rows in with_ids:

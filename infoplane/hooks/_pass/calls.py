@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class Attached:
-    """Hooks that are all taken off again: noted before they are attached, and then found by identity."""
+    """Hooks that `remove` takes off again: each is noted before it is attached, and then found by its identity."""
 
     def __init__(self) -> None:
         self._hooks: list[tuple[nn.Module, Callable[..., Any]]] = []  # each with its module

@@ -1,4 +1,4 @@
-"""Looked at once, at the start: whether a model has its weights, whether rows are samples, whether passes are alike."""
+"""Checks made once, at the start: whether a model has its weights, rows are samples, and passes are alike."""
 
 from __future__ import annotations
 
