@@ -157,12 +157,12 @@ def spread_grid(block: Tensor, seed: int) -> Tensor | None:
     return out if found else None
 
 
-def principal_code(block: Tensor, dims: int, seed: int = 0) -> tuple[Tensor, float]:
+def principal_code(block: Tensor, dims: int) -> tuple[Tensor, float]:
     """Return the first principal components (N, d) of (N, D), each of variance 1, and the share of variance kept.
 
     d is at most `dims`, and less where the variance of a component is within 1e-10 of the first one's.
     """
-    white, share = _principal(block, dims, 0, seed)
+    white, share = _principal(block, dims, 0, seed=0)
     return white, min(float(share.sum()), 1.0)
 
 

@@ -72,6 +72,8 @@ class Problem(ABC):
     y : (N,) or (N, k)
     samples, units : int
         N and U.
+    continuous : bool
+        Whether `y` are real targets; else they are classes.
     bytes_each : int
         Memory of one snapshot in a chunk; 0 for methods that loop over snapshots, whose chunk is all of them.
     part_bytes : int
@@ -86,7 +88,7 @@ class Problem(ABC):
         """Keep the layer, the labels and their sizes; an estimator's own class adds what it needs once a call."""
         self.config, self.t, self.y = config, given.t, given.y
         self.samples, self.units = given.t.shape[1:]
-        self.continuous = given.y.is_floating_point()  # real targets, no classes
+        self.continuous = given.y.is_floating_point()
 
     def chunk(self, t: Tensor) -> dict[str, Tensor]:
         """Return the numbers (S_c, ...) of some consecutive snapshots (S_c, N, U), by keys of the method's own."""

@@ -113,7 +113,7 @@ class _Divergence(KernelProblem):
         self.h_x = entropy_of_counts(torch.bincount(given.x_ids))
         self.sides = {pair: self._side(a) for pair, a in given.sides().items()}
         self.targets = given.y.view(len(given.y), -1)  # (N, k)
-        self.of_output = "X;T" in self.sides and self.y.is_floating_point() and self.targets.shape[1] == self.units
+        self.of_output = "X;T" in self.sides and self.continuous and self.targets.shape[1] == self.units
 
     def _side(self, a: Tensor) -> _Side:
         """Return X or Y, `a` (N, ...), with its kernel; the kernel of classes is one-hot rows times themselves."""

@@ -152,7 +152,7 @@ class _Correlations(Problem):
         self.side: Side | None = None  # only for real targets
         self.ceiling: Tensor | None = None  # H(Y) in bits, only for classes
         # h_y is H(Y) in nats, infinite where most targets differ.
-        if self.y.is_floating_point():
+        if self.continuous:
             columns = self.y.reshape(len(self.y), -1)
             z = zscore(columns)
             self.basis = white_basis(z, config.shrinkage)

@@ -111,7 +111,7 @@ class _Dependence(KernelProblem):
         super().__init__(config, given)
         self.config = config.ready(given.t)
         self.shuffles = AllShuffles(given.x_ids)
-        self.single = not given.y.is_floating_point() and int(given.y.max()) == 0  # classes count from 0
+        self.single = not self.continuous and int(given.y.max()) == 0  # classes count from 0
         self.sides = {pair: self._side(self.config.kernel_beside(a)) for pair, a in given.sides().items()}
 
     def _side(self, kernel: Tensor) -> _Side:

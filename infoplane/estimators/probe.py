@@ -190,9 +190,8 @@ class _CrossFit(Problem):
     def __init__(self, config: LinearProbe, given: Given) -> None:
         """Draw the folds, and prepare classes or targets."""
         super().__init__(config, given)
-        y = given.y
         self.fold = fold_of_row(given.x_ids, config.folds, config.seed)
-        self.task = Targets(y, _DITHER + config.seed) if y.is_floating_point() else Classes(y)
+        self.task = Targets(self.y, _DITHER + config.seed) if self.continuous else Classes(self.y)
         self.bytes_each = 64 * self.samples * config.folds * max(self.task.outputs, 1)
 
     def _generator(self, purpose: int) -> torch.Generator:
