@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from itertools import chain
@@ -106,12 +106,12 @@ def series_sensitivity(
     grids = [series.grid(quantity) for series in found.values()]
     nulls = [series.grid(f"{quantity} null") for series in found.values()]
     at = chosen_steps(grids, steps)
+    rows = [np.searchsorted(one.steps, at) for one in grids]  # nulls have the same rows
 
-    def stacked(of: Sequence[Grid], what: str) -> FloatArray:
-        """Return the field `what` of all grids at the chosen steps, as one array (S, K, L)."""
-        return np.stack([getattr(one, what)[np.searchsorted(one.steps, at)] for one in of], axis=1)
+    def stacked(arrays: Iterable[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+        """Return arrays (steps, L), one for each setting, at the chosen steps as one array (S, K, L)."""
+        return np.stack([of_grid[row] for of_grid, row in zip(arrays, rows, strict=True)], axis=1)
 
-    saturated = np.stack([one.flag("saturated")[np.searchsorted(one.steps, at)] for one in grids], axis=1)
     return SensitivityData(
         label=axis_label(quantity, grids[0].unit),
         unit=grids[0].unit,
@@ -122,11 +122,11 @@ def series_sensitivity(
         scale=scale,
         scales=np.array(list(found)),
         steps=at,
-        value=drawable(stacked(grids, "value")),
-        null=drawable(stacked(nulls, "value")),
-        null_low=drawable(stacked(nulls, "low")),
-        null_high=drawable(stacked(nulls, "high")),
-        saturated=saturated,
+        value=drawable(stacked(one.value for one in grids)),
+        null=drawable(stacked(one.value for one in nulls)),
+        null_low=drawable(stacked(one.low for one in nulls)),
+        null_high=drawable(stacked(one.high for one in nulls)),
+        saturated=stacked(one.flag("saturated") for one in grids),
     )
 
 
@@ -151,11 +151,10 @@ def caption_of(series: Sequence[Series], names: Sequence[str], steps: FloatArray
     words = [settings_words(one.settings) for one in series]
     shared = [safe_text(word, limit=48) for word in words[0] if all(word in of_one for of_one in words)]
     grids = [[one.grid(name) for name in names] for one in series]
-    step_text = ("step " if steps.size == 1 else "steps ") + ", ".join(map(number, steps))
     return [
         ", ".join([safe_text(series[0].estimator), *shared]),
         *about(series[0], grids[0], drawn=chain(*grids), steps=steps)[1:],
-        f"at {step_text}",
+        f"at step{'s' * (steps.size > 1)} {', '.join(map(number, steps))}",
         "what changes along the axis is chosen with the scale, not learned",
     ]
 
