@@ -83,8 +83,7 @@ def about(
 
     Doubtful values are counted in the grids that are `drawn` (by default `grids`) at these `steps` (by default all).
     """
-    settings = [safe_text(words, limit=48) for words in series.words]
-    parts = [", ".join([safe_text(series.estimator), *settings])]
+    parts = [", ".join([safe_text(series.estimator), *(safe_text(words, limit=48) for words in series.words)])]
     parts += by_looking(series.table, series.estimator, series.settings, series.runs)
     parts += series.method_words(*(grid.quantity for grid in grids))
     sizes = series.n_samples

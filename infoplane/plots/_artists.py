@@ -450,8 +450,7 @@ def free_places(ax: Axes, labels: Sequence[Label], obstacles: FloatArray) -> tup
     sizes = np.array([label_size(label, size) for label in labels])
     x0, y0, x1, y1 = (float(edge) * to_points for edge in ax.get_window_extent().extents)
     # Labels at the rim have the least room: they choose first.
-    middle = np.array([(x0 + x1) / 2, (y0 + y1) / 2])
-    order = np.argsort(-np.abs(anchors - middle).max(axis=1), kind="stable")
+    order = np.argsort(-np.abs(anchors - [(x0 + x1) / 2, (y0 + y1) / 2]).max(axis=1), kind="stable")
     offsets = np.empty_like(anchors)
     radius = 0.6 * float(mpl.rcParams["lines.markersize"])
     frame = (x0 + RIM, y0, x1 - RIM, y1)

@@ -123,8 +123,7 @@ def panels(
             yield given_axes(ax, len(heights), caption, look, shows)
         return
     with figure_canvas(look, aspect=aspect) as figure:
-        grid: Any = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)
-        axes: list[Axes] = list(grid[:, 0])
+        axes: list[Axes] = [*figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights).flat]
         add_caption(axes[-1], caption, own=True, shown=look["caption"])
         for panel in axes:
             keep_tick_style(panel)
@@ -182,8 +181,7 @@ def multiples(
     """
     down = -(-len(titles) // across)  # rounded up
     with figure_canvas(look, aspect=height * down) as figure:
-        grid: Any = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
-        axes: list[Axes] = list(grid.flat)
+        axes: list[Axes] = list(figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).flat)
         # The last row may have more places than there are panels left.
         for unused in axes[len(titles) :]:
             unused.set_visible(False)

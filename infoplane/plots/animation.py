@@ -8,7 +8,7 @@ import itertools
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -188,14 +188,11 @@ class Film:
         self.dots, self.now = [], []
         for i, (x, y) in enumerate(zip(data.i_xt.T, data.i_ty.T, strict=True)):
             marker: Any = self.looks[i].marker
-            dots = self.plane.scatter(x, y, s=(0.7 * size) ** 2, linewidths=0.5, zorder=2.5, marker=marker)
-            self.dots.append(dots)
+            self.dots.append(self.plane.scatter(x, y, s=(0.7 * size) ** 2, linewidths=0.5, zorder=2.5, marker=marker))
             style: dict[str, Any] = {"marker": marker, "markersize": 1.5 * size, "color": INK, "linestyle": "none"}
             self.now += self.plane.plot([], [], zorder=5, **style)
 
-    def _draw_metrics(
-        self, ax: Axes, recorded: Mapping[str, Mapping[str, Any]], options: Options, log: bool | None
-    ) -> None:
+    def _draw_metrics(self, ax: Axes, recorded: Metrics, options: Options, log: bool | None) -> None:
         """Draw the metrics: the first scale at the left, the second at the right; more would be unreadable."""
         step_axis(ax, self.data.times, log=log)
         ax.set_xlabel(self.against)

@@ -197,9 +197,8 @@ def association_scatter(
         draw_runs(axes, data, look)
         if len(data.runs) <= MOST_NAMES if names is None else names:
             shown = safe_names(data.runs, limit=24)
-            points = np.stack([data.x, data.y], axis=1)
             labels = [Label(x, y, shown[run]) for x, y, run in zip(data.x, data.y, data.runs, strict=True)]
-            direct_labels(axes, labels, points)
+            direct_labels(axes, labels, np.stack([data.x, data.y], axis=1))
     return axes
 
 
@@ -214,6 +213,5 @@ def draw_runs(ax: Axes, data: ScatterData, look: Look) -> None:
     if data.z is None:
         ax.scatter(data.x, data.y, color=OKABE_ITO[0], edgecolors="white", **shared)
         return
-    cmap = step_colormap(look["cmap"])
-    drawn = ax.scatter(data.x, data.y, c=data.z, cmap=cmap, edgecolors="white", **shared)
+    drawn = ax.scatter(data.x, data.y, c=data.z, cmap=step_colormap(look["cmap"]), edgecolors="white", **shared)
     draw_scale([ax], drawn, look, data.z_label)

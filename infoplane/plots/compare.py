@@ -208,8 +208,7 @@ def group_runs(series: Series, groups: Mapping[str, Sequence[str] | str] | None)
     out = {name: runs_called(series.table, wanted) for name, wanted in groups.items()}
     for name, runs in out.items():
         if not runs:
-            have = ", ".join(map(series.name, series.runs))
-            raise ValueError(f"group {name!r} matches no run; available: {have}")
+            raise ValueError(f"group {name!r} matches no run; available: {', '.join(map(series.name, series.runs))}")
     return out
 
 

@@ -73,8 +73,7 @@ def compression_data(table: ResultTable, **select: Unpack[Selection]) -> Compres
     caption = about(series, [grids[series.runs[0]]], drawn=grids.values())
     caption.append("fall = maximum - end, after a median filter of 3 points")
     names = {run: series.name(run) for run in series.runs}
-    marks = series.marks("I(X;T)")
-    return CompressionData(series.layers, series.runs, scores, caption, names, marks)
+    return CompressionData(series.layers, series.runs, scores, caption, names, series.marks("I(X;T)"))
 
 
 @keywords(Options, without=["against"])

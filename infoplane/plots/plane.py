@@ -259,8 +259,7 @@ def arrow_spans(
     """
     (x0, x1), (y0, y1) = ax.get_xlim(), ax.get_ylim()
     u = np.column_stack([(x - x0) / (x1 - x0), (y - y0) / (y1 - y0)])
-    lengths = np.hypot(*np.diff(u, axis=0).T)
-    run = np.concatenate([[0.0], np.cumsum(lengths)])
+    run = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(u, axis=0).T))])
     if run[-1] < 0.08:  # of the axes: shorter than an arrow head needs to show a direction
         return []
     out = []

@@ -142,5 +142,4 @@ def looks_of(ax: Axes, data: Plane, everywhere: Sequence[str], look: Look) -> li
 def name_ends(ax: Axes, data: Plane, looks: Sequence[LayerLook]) -> None:
     """Name the first and the last layer that say something; the others lie between them in forward order."""
     shown = [i for i in range(len(data.layers)) if data.present[:, i].any() and not data.cornered[i]]
-    ends = dict.fromkeys([*shown[:1], *shown[-1:]])
-    direct_labels(ax, [last_name(data, i, looks[i]) for i in ends], data.points)
+    direct_labels(ax, [last_name(data, i, looks[i]) for i in dict.fromkeys([*shown[:1], *shown[-1:]])], data.points)
