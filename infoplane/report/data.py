@@ -151,8 +151,7 @@ def quantity_data(one: Grid) -> dict[str, Any]:
     if flag_sets not in ([], [""]):
         codes = [[flag_sets.index(text) for text in column] for column in texts]
         out["flags"] = {"names": flag_sets, "codes": codes}
-    bounds = sorted(one.bounds - {"point"})
-    if bounds:
+    if bounds := sorted(one.bounds - {"point"}):
         out["bound"] = " and ".join(bounds) + " bound"
     return out
 

@@ -197,8 +197,7 @@ def doubts_of(series: Series) -> list[Doubt]:
             words = {"run": run, "violations": row.violations, "pairs": row.pairs, "worst": row.worst}
             say("dpi", row.violations, row.pairs, **words)
     known = set(rows["bound"][rows["quantity"] == "I(X;T)"])
-    bounds = [words for bound, words in (("lower", "a lower"), ("upper", "an upper")) if bound in known]
-    if bounds:
+    if bounds := [words for bound, words in (("lower", "a lower"), ("upper", "an upper")) if bound in known]:
         say("bound", bounds=" and ".join(bounds))
     methods = series.by_method()
     if len(methods) > 1:

@@ -185,8 +185,7 @@ def _provenance(table: ResultTable) -> str:
         of_run = rows.take(is_in(rows["run"], [run]))
         steps = {int(s) for s in of_run["step"]}
         span = f"{len(steps)} ({min(steps)} to {max(steps)})" if steps else "none"
-        chain = "yes" if info.get("chain") else "not known"
-        runs.append((names[run], span, len(set(of_run["layer"])), chain))
+        runs.append((names[run], span, len(set(of_run["layer"])), "yes" if info.get("chain") else "not known"))
     out += ["<h3>Runs</h3>", html_table(("run", "snapshots (steps)", "layers", "plain chain"), runs)]
     versions = table.meta.get("versions", {})
     packages = {"infoplane": table.meta.get("infoplane", ""), **(versions if isinstance(versions, Mapping) else {})}

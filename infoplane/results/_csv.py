@@ -198,8 +198,7 @@ def _columns(lines: Iterator[list[str]], path: Path) -> dict[str, list[Any]]:
 
 def check_header(line: Sequence[str], path: Path) -> None:
     """Raise ValueError when a column is missing."""
-    missing = [c for c in COLUMNS if c not in line and c not in ADDED]
-    if missing:
+    if missing := [c for c in COLUMNS if c not in line and c not in ADDED]:
         raise ValueError(
             f"{path} is no results table: column{'s' * (len(missing) > 1)} {', '.join(missing)} missing, "
             f"got {visible(', '.join(line))[:200]}; expected {', '.join(COLUMNS)}"

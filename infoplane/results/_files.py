@@ -117,8 +117,7 @@ def _replace(path: Path, data: bytes, meta: Mapping[str, Any]) -> None:
 
 def _opened(path: Path) -> BinaryIO:
     """The table's file, open to be read and appended to; an empty one is made where there is none."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
-    return os.fdopen(fd, "r+b")
+    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666), "r+b")
 
 
 class TableWriter(contextlib.AbstractContextManager["TableWriter"]):

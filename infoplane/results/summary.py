@@ -80,8 +80,7 @@ def over_runs(values: FloatArray, spread: str | None = "ci95") -> Summary:
         low, high = (_quantile(values, q, count) for q in (tail, 1 - tail))
     else:
         squares = np.where(known, values - mean, 0.0) ** 2
-        sd = np.sqrt(squares.sum(axis=0) / np.maximum(count - 1, 1))
-        half = _factor(spread, count) * sd
+        half = _factor(spread, count) * np.sqrt(squares.sum(axis=0) / np.maximum(count - 1, 1))
         low, high = mean - half, mean + half
     runs = values.shape[0]
     words = f"mean of {runs} run{'' if runs == 1 else 's'}"

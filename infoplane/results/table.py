@@ -126,8 +126,7 @@ class ResultTable:
 
     def __init__(self, columns: Mapping[str, Any] | pd.DataFrame, meta: Mapping[str, Any] | None = None) -> None:
         """Take the columns, which must all be there, with the types of the table."""
-        missing = [c for c in COLUMNS if c not in columns and c not in ADDED]
-        if missing:
+        if missing := [c for c in COLUMNS if c not in columns and c not in ADDED]:
             raise ValueError(f"a results table needs the columns {', '.join(COLUMNS)}; missing: {', '.join(missing)}")
         self._columns = typed_columns(columns)
         self.meta: dict[str, Any] = dict(meta or {})
@@ -321,8 +320,7 @@ class ResultTable:
         if quantity == PLANE:
             # The default, of which a method may give one alone, or none.
             quantity = [name for name in PLANE if name in self.quantity]
-        chosen = self.select(quantity=quantity, estimator=estimator, subset=subset, **rest)
-        return curves(chosen.current())
+        return curves(self.select(quantity=quantity, estimator=estimator, subset=subset, **rest).current())
 
     def dpi(self, chain: Chain = None, slack: float = 0.02) -> list[DataProcessing]:
         """Share of neighbouring layers where I(X;T_{l+1}) > I(X;T_l) + slack, which no true value can show.

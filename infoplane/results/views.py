@@ -179,8 +179,7 @@ class Series(Brief):
         if not isinstance(quantity, str):
             raise ValueError(f"this figure takes one quantity, got {', '.join(quantity) or 'none'}")
         if len(self.runs) != 1:
-            called = ", ".join(map(self.name, self.runs))
-            raise ValueError(f"a grid holds one run, got {len(self.runs)}: {called}")
+            raise ValueError(f"a grid holds one run, got {len(self.runs)}: {', '.join(map(self.name, self.runs))}")
         rows = self.table.take(is_in(self.table["quantity"], [quantity]))
         units = {str(u) for u in rows["unit"] if u}
         if len(units) > 1:

@@ -202,8 +202,7 @@ def all_numbers(
     out |= interval("", correlation.bootstrap(x, y, weights, method))
     out["p"], out["p_adjusted"] = correlation.p_values(out[method], correlation.null(x, y, orders, method))
     if z is not None:
-        left = correlation.residuals(x, z)
-        out["partial"] = correlation.residuals(y[:, None], z)[:, 0] @ left
+        out["partial"] = correlation.residuals(y[:, None], z)[:, 0] @ correlation.residuals(x, z)
         out |= interval("partial_", correlation.partial_bootstrap(x, y, z, weights))
         found = correlation.p_values(out["partial"], correlation.partial_null(x, y, z, orders))
         out["partial_p"], out["partial_p_adjusted"] = found

@@ -219,12 +219,11 @@ class Claim:
         """In how many settings the claim holds, and what was left out, in words."""
         of = len(self.cells)
         counts = [round(share * of) for share in (self.holds, self.clear)]
-        skipped = [f"{printable(group)} left out: {why}" for group, why in self.skipped.items()]
         return "\n".join(
             [
                 f"{self.words}: the sign holds in {counts[0]} of {of} settings ({self.holds:.0%}), "
                 f"with an interval without 0 in {counts[1]} ({self.clear:.0%})",
-                *skipped,
+                *(f"{printable(group)} left out: {why}" for group, why in self.skipped.items()),
             ]
         )
 

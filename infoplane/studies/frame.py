@@ -187,7 +187,6 @@ class Study:
 
     def __repr__(self) -> str:
         """Runs, hyper-parameters, gaps, layers and estimates, a line each."""
-        ways = dict.fromkeys(m.way for m in self.measures.values())
         layers = list(dict.fromkeys(m.layer for m in self.measures.values()))
         gaps = [f"{name}: {printable(words)}" for name, words in self.gaps.items()]
         hyper = listed([printable(name) for name in self.hyper], 8) or "none: Recorder(about={'lr': 0.1})"
@@ -196,7 +195,7 @@ class Study:
             f"  hyper-parameters  {hyper}",
             f"  gaps              {'; '.join(gaps) or 'none: no run has a held-out and a training loss'}",
             f"  layers            {listed([printable(layer) for layer in layers], 8) or 'none'}",
-            f"  estimates         {listed(list(ways), 4) or 'none'}",
+            f"  estimates         {listed(list(dict.fromkeys(m.way for m in self.measures.values())), 4) or 'none'}",
         ]
         lines += [f"  steps lost in     {listed([printable(run) for run in self.lost], 4)}"] if self.lost else []
         return "\n".join(lines)
