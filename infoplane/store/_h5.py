@@ -50,7 +50,7 @@ _MAX_ELEMENTS = 1 << 50
 
 
 def _bfloat16() -> Any:
-    """A 16-bit float with 8 exponent and 7 mantissa bits: any HDF5 reader decodes the exact values."""
+    """Return a 16-bit float type of 8 exponent and 7 mantissa bits: any HDF5 reader decodes the exact values."""
     # Sign at bit 15, exponent from bit 7 with 8 bits, mantissa from bit 0 with 7 bits.
     kind = h5t.IEEE_F16LE.copy()
     kind.set_fields(15, 7, 8, 0, 7)
@@ -279,7 +279,7 @@ def _shape(name: str, space: Fields) -> tuple[int, ...]:
     """Return the shape of an array from its message `space`; StoreError if it may grow, or no array can have it."""
     space.expect(1, 2, name="version of the shape")
     rank, with_limits, kind = space.number(1), space.expect(1, 0, 1, name="flags of the shape"), space.number(1)
-    if kind != 1:  # 0: a single value, 2: nothing
+    if kind != 1 or rank == 0:  # 0: a single value, 2: nothing; every array here has axes
         raise StoreError(f"{shown(name)} has no simple shape")
     shape = tuple(space.number(8) for _ in range(rank))
     # Limits to which the axes may grow follow: an array cannot grow where they are its shape.

@@ -154,6 +154,7 @@ FAULTS: dict[str, tuple[bytes, int, int | re.Pattern[bytes], bytes | Callable[[W
     "array over the index": (b"OHDR", 1, LAYOUT, u8(64), "'meta' and the file's own index overlap"),
     "size that contradicts": (b"OHDR", 1, SIZE, b"\1", "its record says"),
     "many dimensions": (b"OHDR", 1, DIMENSIONS, b"\xff", "is cut short"),
+    "no dimensions": (b"OHDR", 1, DIMENSIONS, b"\0", "'meta' has no simple shape"),
     "type of its own": (b"OHDR", 1, TYPE, b"\3", "'meta' has an element type"),
     "node is its own child": (b"BTIN", 0, 28, lambda w: u8(w[b"BTIN"][0]) + b"\1", "is reached twice"),
     "more links than nodes": (b"BTHD", 0, 26, u8(60), "counts 60 links and holds 11"),
