@@ -95,7 +95,7 @@ def train(demo: Demo, run: Path, *, epochs: int, seed: int = 0, progress: bool =
     probe = {"train": (x[train_rows], y[train_rows]), "test": (x[test_rows], y[test_rows])}
 
     def accuracy(rows: Tensor) -> float:
-        """The share of these rows that the network classifies as labelled."""
+        """Return the share of these rows that the network classifies as labelled."""
         with torch.no_grad():
             return float((model(x[rows]).argmax(1) == y[rows]).double().mean())
 

@@ -31,7 +31,7 @@ def plain_about(about: object) -> dict[str, Scalar]:
 
 
 def _name(name: object) -> str:
-    """The name itself; TypeError where it is no text, ValueError unless it has 1 to 200 characters."""
+    """Return the name itself; TypeError where it is no text, ValueError unless it has 1 to 200 characters."""
     if not isinstance(name, str):
         raise TypeError(f"about: names must be text, got {name!r:.60}")
     if not 0 < len(name) <= MOST_CHARACTERS:

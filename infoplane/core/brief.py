@@ -36,7 +36,7 @@ class Brief:
 
 
 def brief(value: Any) -> str:
-    """A value in a few words: `(50, 5), 2.1 to 10.8`, `12 of 250`, `fc1, fc2, fc3, fc4 and 8 more`."""
+    """Return a value in a few words: `(50, 5), 2.1 to 10.8`, `12 of 250`, `fc1, fc2, fc3, fc4 and 8 more`."""
     if isinstance(value, np.ndarray):
         return f"({', '.join(map(str, value.shape))}){_range(value)}"
     if isinstance(value, Mapping | list | tuple | set | frozenset):
@@ -65,5 +65,5 @@ def span(values: np.ndarray[Any, Any]) -> str:
 
 
 def _names(words: list[str]) -> str:
-    """The first four texts, shortened, and how many others there are."""
+    """Return the first four texts, shortened, and how many others there are."""
     return listed([shorten(printable(word), MOST_CHARACTERS // 2) for word in words], MOST_NAMES)

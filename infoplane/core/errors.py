@@ -13,7 +13,7 @@ class StoreError(Exception):
 
 
 def closest(name: str, known: Iterable[str], n: int = 5) -> list[str]:
-    """The `n` names most like `name`, whatever their capitals, printable, for the end of an error line."""
+    """Return the `n` names most like `name`, whatever their capitals, printable, for the end of an error line."""
     known = list(known)
     return [printable(shown) for shown in (_near(name, known, cutoff=0.3) or known)[:n]]
 

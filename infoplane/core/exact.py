@@ -32,7 +32,7 @@ def extremes(array: npt.NDArray[Any]) -> tuple[int, int]:
 
 
 def exact_float64(values: Any, what: str) -> npt.NDArray[np.float64]:
-    """An array of real numbers as float64.
+    """Return an array of real numbers as float64.
 
     Raises
     ------

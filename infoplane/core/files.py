@@ -35,7 +35,7 @@ _TEMPORARY = re.compile(r"\.(.+)\.(\d{1,10})\.tmp", re.ASCII | re.DOTALL)
 
 
 def digest(*buffers: Any) -> bytes:
-    """XXH3-128 of the buffers one after the other, 16 bytes, most significant first."""
+    """Return the XXH3-128 of the buffers one after the other, 16 bytes, most significant first."""
     state = xxhash.xxh3_128()
     for buffer in buffers:
         state.update(buffer)
@@ -43,7 +43,7 @@ def digest(*buffers: Any) -> bytes:
 
 
 def fingerprint(*buffers: Any, method: str = "blake2b") -> str:
-    """32 hexadecimal digits for the buffers one after the other, as results tables hold them."""
+    """Return a digest of the buffers one after the other, 32 hexadecimal digits, as results tables hold them."""
     # The tables began with two methods, and their rows are found by these digits: neither can change.
     state = hashlib.sha256() if method == "sha256" else hashlib.blake2b(digest_size=16)
     for buffer in buffers:
@@ -52,12 +52,12 @@ def fingerprint(*buffers: Any, method: str = "blake2b") -> str:
 
 
 def temporary_name(name: str, pid: int) -> str:
-    """The name under which a process writes a file before it is whole."""
+    """Return the name under which a process writes a file before it is whole."""
     return f".{name}.{pid}.tmp"
 
 
 def parse_temporary(name: str) -> tuple[str, int] | None:
-    """(final name, pid) of a temporary file, or None."""
+    """Return (final name, pid) from the name of a temporary file; None for other names."""
     match = _TEMPORARY.fullmatch(name)
     return None if match is None else (match.group(1), int(match.group(2)))
 
@@ -231,13 +231,13 @@ def opened(path: Path) -> Iterator[int]:
 
 
 def last_byte(path: Path) -> bytes:
-    """The last byte of a regular file; b"" where it is empty."""
+    """Return the last byte of a regular file; b"" where it is empty."""
     with opened(path) as fd:
         return os.pread(fd, 1, max(os.fstat(fd).st_size - 1, 0))
 
 
 def byte_view(array: npt.NDArray[Any]) -> memoryview:
-    """The memory of a contiguous array, writable where the array is."""
+    """Return the memory of a contiguous array, writable where the array is."""
     return memoryview(array.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
 
 
@@ -251,7 +251,7 @@ def read_into(fd: int, target: memoryview, offset: int) -> None:
 
 
 def read_file(path: Path, limit: int = MAX_JSON_BYTES) -> bytes:
-    """The bytes of a regular file; StoreError where there are more than `limit`."""
+    """Return the bytes of a regular file; StoreError where there are more than `limit`."""
     with opened(path) as fd:
         size = os.fstat(fd).st_size
         if size > limit:
@@ -271,14 +271,14 @@ class PagedFile:
         self._pages: dict[int, bytes] = {}
 
     def read(self, offset: int, n: int) -> bytes:
-        """`n` bytes from `offset`, fewer where the file ends before."""
+        """Return `n` bytes from `offset` on, fewer where the file ends before."""
         stop = min(offset + n, self.size)
         first, last = offset // _PAGE, (stop - 1) // _PAGE
         joined = b"".join([self._page(page) for page in range(first, last + 1)])
         return joined[offset - first * _PAGE : stop - first * _PAGE]
 
     def _page(self, page: int) -> bytes:
-        """The bytes of page number `page`, read when first asked for; StoreError beyond `limit` bytes in all."""
+        """Return the bytes of page number `page`, read when first asked for; StoreError beyond `limit` bytes in all."""
         if page not in self._pages:
             if (len(self._pages) + 1) * _PAGE > self._limit:
                 raise StoreError(f"its index needs more than {self._limit} bytes")
@@ -289,7 +289,7 @@ class PagedFile:
 
 
 def file_digest(fd: int, offset: int = 0, length: int = sys.maxsize) -> tuple[int, str]:
-    """(bytes, XXH3-128) of an open file from `offset` on, of at most `length` bytes."""
+    """Return (bytes, XXH3-128) of an open file from `offset` on, of at most `length` bytes."""
     state, size = xxhash.xxh3_128(), 0
     view = memoryview(bytearray(min(length, 4 * MIB)))
     while size < length and (n := os.preadv(fd, [view[: length - size]], offset + size)):
@@ -424,7 +424,7 @@ class PidLock:
 
 
 def read_owner(content: bytes) -> tuple[int, str, int | None] | None:
-    """(pid, host, start) that a lock file names; None where it names none, as after a power failure."""
+    """Return (pid, host, start) of the owner in a lock file; None where it names none, as after a power failure."""
     try:
         owner = load_object(content)
     except ValueError:
@@ -446,7 +446,7 @@ def is_held(path: Path) -> bool:
 
 
 def _content_of(path: Path) -> bytes | None:
-    """The bytes of a lock file; None where there is none."""
+    """Return the bytes of a lock file; None where there is none."""
     try:
         return read_file(path, _PAGE)
     except FileNotFoundError:

@@ -50,7 +50,7 @@ class Limits:
     file_bytes: int | None = None
 
     def longer(self, seconds: float) -> Limits:
-        """The same limits with more time."""
+        """Return the same limits with so many seconds more."""
         return replace(self, cpu_seconds=self.cpu_seconds + seconds, wall_seconds=self.wall_seconds + seconds)
 
 
@@ -105,7 +105,7 @@ def ran_out_of_memory(error: BaseException) -> bool:
 
 
 def limits_of_this_process() -> Limits | None:
-    """The limits under which this process was started as a child; None if it was not."""
+    """Return the limits under which this process was started as a child; None if it was not."""
     given = os.environ.get(_VARIABLE)
     return Limits(**json.loads(given)) if given else None
 
@@ -186,7 +186,7 @@ def _resident(session: int) -> int:
 def _status(
     child: subprocess.Popen[bytes], limits: Limits, why: str, what: str, hint: str = "", kind: str = "run"
 ) -> int:
-    """The exit status of a child that ended by itself; StoreError for one that was ended at a limit or crashed."""
+    """Return the exit status of a child that ended by itself; StoreError where a limit or a crash ended it."""
     # `why` is the limit at which the child was ended, "" for none; `hint` tells the user how to allow more.
     status = child.returncode
     if not why and -status in _SIGNALS:
@@ -202,10 +202,10 @@ def _status(
 
 
 def _too_much_memory(limits: Limits) -> str:
-    """The reason for a child that passed its limit of memory."""
+    """Return the reason for a child that passed its limit of memory."""
     return f"needed more than {limits.memory_bytes / MIB:g} MiB of memory"
 
 
 def _sentence(what: str, why: str, kind: str) -> str:
-    """The line of error for a child that could not read `what`."""
+    """Return the line of error for a child that could not read `what`."""
     return f"{what}: reading it {why}; do not trust this {kind}"

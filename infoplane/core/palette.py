@@ -20,14 +20,14 @@ MOST_COLORS = 20
 
 
 def layer_colors(n: int) -> list[str]:
-    """A colour for each of `n` layers: Okabe and Ito's for up to eight, else dark red to pale orange by depth."""
+    """Return a colour for each of `n` layers: Okabe and Ito's for up to eight, else dark red to pale orange."""
     if n <= len(OKABE_ITO):
         return list(OKABE_ITO[:n])
     return [along(EMBERS, i / (n - 1)) for i in range(n)]
 
 
 def block_colors(layers: Sequence[str]) -> list[str]:
-    """A colour for each layer; of more than twenty those of one block, "layer4" of "layer4.1", share theirs."""
+    """Return a colour for each layer; of more than twenty those of one block, "layer4" of "layer4.1", share theirs."""
     blocks = blocks_of(layers)
     shared = list(dict.fromkeys(blocks))
     colors = dict(zip(shared, layer_colors(len(shared)), strict=True))
@@ -35,7 +35,7 @@ def block_colors(layers: Sequence[str]) -> list[str]:
 
 
 def blocks_of(layers: Sequence[str]) -> list[str]:
-    """The block of each layer: its name, or of more than twenty the longest beginning that leaves so few."""
+    """Return the block of each layer: its name, or of more than twenty the longest beginning that leaves so few."""
     if len(layers) <= MOST_COLORS:
         return list(layers)
     for parts in range(max(layer.count(".") for layer in layers), 0, -1):

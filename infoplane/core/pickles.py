@@ -41,7 +41,7 @@ def why_refused(file: Path, error: Exception) -> str | None:
 
 
 def one_line(error: Exception) -> str:
-    """The reason that an error gives, one sentence, without escape codes and torch's advice to trust the file."""
+    """Return the reason that an error gives, a sentence without escape codes and torch's advice to trust the file."""
     if isinstance(error, EOFError):
         return "the file ends too early"
     text = _ESCAPES.sub("", str(error)).rpartition("WeightsUnpickler error: ")[2].strip()
@@ -49,7 +49,7 @@ def one_line(error: Exception) -> str:
 
 
 def _key_before(file: Path, name: str) -> str | None:
-    """The last string in a torch file before it asks for the object `name`: its key; None where none is found."""
+    """Return the last string in a torch file before it asks for the object `name`, its key; None without one."""
     # The file is only looked through, never executed.
     try:
         with _pickles(file) as stream:
@@ -60,7 +60,7 @@ def _key_before(file: Path, name: str) -> str | None:
 
 
 def _pickles(file: Path) -> IO[bytes]:
-    """The stream of pickles in a torch file, new or old."""
+    """Return the stream of pickles in a torch file, new or old."""
     if not zipfile.is_zipfile(file):
         return file.open("rb")
     with zipfile.ZipFile(file) as archive:
@@ -69,7 +69,7 @@ def _pickles(file: Path) -> IO[bytes]:
 
 
 def _search(stream: IO[bytes], name: str) -> str | None:
-    """The last string before one pickle asks for the object `name`; None where it does not."""
+    """Return the last string before one pickle asks for the object `name`; None where it does not."""
     strings: list[str] = []
     memo: dict[Any, str] = {}  # strings that the pickle keeps to name them again
     last: Any = None

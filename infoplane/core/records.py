@@ -89,7 +89,7 @@ class Layer:
         return math.prod(self.unit_shape)
 
     def to_json(self) -> dict[str, Any]:
-        """The record in types of JSON; without `noise` where there is none."""
+        """Return the record in types of JSON; without `noise` where there is none."""
         lists = {name: list(getattr(self, name)) for name in ("unit_shape", "raw_shape", "aliases")}
         out = vars(self) | lists
         del out["noise"]
@@ -97,7 +97,7 @@ class Layer:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Layer:
-        """A layer from what `to_json` gives; ValueError or KeyError for anything else."""
+        """Return a layer from what `to_json` gives; ValueError or KeyError for anything else."""
         # Every record has the dtype. Its default, as those of others, is for layers that are made in Python.
         named = [f for f in fields(cls) if f.name in data or f.default is MISSING or f.name == "dtype"]
         return cls(**{f.name: _FROM_JSON[str(f.type)](data[f.name]) for f in named})

@@ -26,7 +26,7 @@ Numbers = list[tuple[str, str]]  # the text before each number of a name, and th
 
 
 def whole_step(value: Any) -> int:
-    """The step that a value states: an integer of any kind, 3.0, or an array or tensor with one such number.
+    """Return the step that a value states: an integer of any kind, 3.0, or an array or tensor with one such number.
 
     Raises
     ------
@@ -44,7 +44,7 @@ def whole_step(value: Any) -> int:
 
 
 def steps_of_files(files: Sequence[PurePath]) -> list[int]:
-    """The step of each file, from its name and those folders in which the files differ.
+    """Return the step of each file, from its name and those folders in which the files differ.
 
     The number after the word "step" counts, or else after "epoch", "iter", "iteration", "checkpoint" or "ckpt", where
     every name has one; or else the number that varies between the names, or the only one there is.
@@ -65,7 +65,7 @@ def steps_of_files(files: Sequence[PurePath]) -> list[int]:
 
 
 def _names(files: Sequence[PurePath]) -> list[str]:
-    """The path of each file from the first folder on in which they differ; its bare name where none differs."""
+    """Return the path of each file from the first folder on in which they differ; its bare name where none differs."""
     shared = len(os.path.commonprefix([file.parent.parts for file in files]))  # noqa: RUF071 - of tuples, whole parts
     return ["/".join(file.parts[shared:]) for file in files]
 
@@ -76,7 +76,7 @@ def counts_steps(name: str) -> bool:
 
 
 def without_counts(name: str) -> str:
-    """The name with `#` for each number after a word like step or epoch: equal for `epoch_1/fc` and `epoch_2/fc`."""
+    """Return the name with `#` for each number after a word like step: equal for `epoch_1/fc` and `epoch_2/fc`."""
 
     def mark(match: re.Match[str]) -> str:
         return "#" if any(counter.search(name[: match.start()]) for counter in _COUNTERS) else match.group()
@@ -85,7 +85,7 @@ def without_counts(name: str) -> str:
 
 
 def _numbers(name: str) -> Numbers:
-    """The numbers in a name before its suffix, each with the text in front of it."""
+    """Return the numbers in a name before its suffix, each with the text in front of it."""
     out, start, name = [], 0, _SUFFIX.sub("", name)
     for match in _NUMBER.finditer(name):
         out.append((name[start : match.start()], match.group()))
@@ -124,7 +124,7 @@ def _value(number: str) -> str:
 
 
 def _whole(name: str, numbers: Sequence[tuple[str, str]], place: int) -> int:
-    """The step that number `place` of a name states; ValueError where it is not whole, below 0 or too large."""
+    """Return the step that number `place` of a name states; ValueError where it is not whole, below 0 or too large."""
     text, number = numbers[place]
     # A hyphen alone between two numbers (v73-0) joins them; it is a sign ahead of the first.
     sign = "-" if _SIGN.search(text) and (place == 0 or text != "-") else ""
@@ -136,13 +136,13 @@ def _whole(name: str, numbers: Sequence[tuple[str, str]], place: int) -> int:
 
 
 def step_words(steps: Iterable[int]) -> str:
-    """`step 3`, `steps 3, 5-8` or `no steps`, for a message."""
+    """Return `step 3`, `steps 3, 5-8` or `no steps`, for a message."""
     several = set(steps)
     return f"step{'' if len(several) == 1 else 's'} {describe_steps(several)}" if several else "no steps"
 
 
 def describe_steps(steps: Iterable[int], limit: int = 6) -> str:
-    """`3, 5, 8-12, ...` for a message; "" where there are none."""
+    """Return `3, 5, 8-12, ...` for a message, of at most `limit` ranges; "" where there are no steps."""
     ranges: list[list[int]] = []
     for step in sorted(set(steps)):
         if ranges and step == ranges[-1][1] + 1:

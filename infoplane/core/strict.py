@@ -18,7 +18,7 @@ def canonical_json(data: Any, what: str = "value") -> bytes:
 
 
 def load_object(data: bytes) -> dict[str, Any]:
-    """A JSON object: UTF-8, no NaN or infinity, no key twice in any object.
+    """Return a JSON object: UTF-8, no NaN or infinity, no key twice in any object.
 
     Raises
     ------

@@ -15,18 +15,18 @@ _WHICH = re.compile(r"-?\d+|-?\d*:-?\d*(:[1-9]\d*)?")
 
 
 def token_key(layer: str, position: int) -> str:
-    """The name of one position of a layer, counted from 0."""
+    """Return the name of one position of a layer, counted from 0."""
     return f"{layer}[token={position}]"
 
 
 def split_token(key: str) -> tuple[str, str | None]:
-    """The layer and what stands in `[token=...]`; None where the name is that of a whole layer."""
+    """Return the layer and what stands in `[token=...]`; None where the name is that of a whole layer."""
     found = _KEY.fullmatch(key)
     return (key, None) if found is None else (found["layer"], found["which"])
 
 
 def token_position(key: str) -> int | None:
-    """The position that a layer's name states, None for a whole layer."""
+    """Return the position that a layer's name states, None for a whole layer."""
     which = split_token(key)[1]
     return int(which) if which is not None and which.isdecimal() else None
 
@@ -73,7 +73,7 @@ def layer_matches(key: str, pattern: str) -> bool:
 
 
 def token_units(layer: Layer) -> dict[int, slice]:
-    """Position -> its units in the flattened layer; empty where what was recorded has no axis of tokens."""
+    """Return the units of each position in the flattened layer; {} where what was recorded has no axis of tokens."""
     kept: Sequence[int]  # positions in the order in which their units lie
     if len(layer.unit_shape) > 1:  # (tokens, width)
         kept = range(layer.unit_shape[0])
@@ -96,7 +96,7 @@ def token_count(layer: Layer) -> int:
 
 
 def fitting_count(layer: Layer, probe: Probe) -> int:
-    """The positions of a layer; ValueError where the probe has labels for another number of them."""
+    """Return how many positions a layer has; ValueError where the probe has labels for another number of them."""
     count = token_count(layer)
     if probe.positions not in (None, count):
         raise ValueError(

@@ -74,7 +74,7 @@ class PlainArray:
 
 
 def named(key: Key) -> str:
-    """A key as messages show it."""
+    """Return a key as messages show it."""
     return repr(shorten("/".join(map(str, key)), 80))
 
 
@@ -89,14 +89,14 @@ def refuse_sparse(key: Key) -> NoReturn:
 
 
 def not_plain(kind: str) -> str:
-    """Words for a MATLAB class that is left out."""
+    """Return words for a MATLAB class that is left out."""
     if kind == "struct":
         return "a struct; save(..., '-struct', ...) saves its fields as variables"
     return {"char": "text", "cell": "a cell array"}.get(kind, f"of class {shorten(kind, 32)}")
 
 
 def find_in_hdf5(stream: IO[bytes]) -> tuple[list[PlainArray], Skipped]:
-    """The arrays of an HDF5 file that may be read, and what is left out; StoreError for an array that is refused."""
+    """Return the arrays of an HDF5 file that may be read, and what is left out; StoreError for a refused array."""
     stream.seek(0)
     matlab = stream.read(10) == b"MATLAB 7.3"
     access = h5p.create(h5p.FILE_ACCESS)
@@ -182,7 +182,7 @@ class _Walk:
 
 
 def _links(group: Any) -> list[bytes]:
-    """The names of a group's links, in the order of creation where the file keeps it, else sorted."""
+    """Return the names of a group's links, in the order of creation where the file keeps it, else sorted."""
     names: list[bytes] = []
     tracked = group.get_create_plist().get_link_creation_order() & h5p.CRT_ORDER_TRACKED
     group.links.iterate(names.append, idx_type=h5.INDEX_CRT_ORDER if tracked else h5.INDEX_NAME)
@@ -190,12 +190,12 @@ def _links(group: Any) -> list[bytes]:
 
 
 def _with_numbers(name: bytes) -> list[tuple[int, int, bytes]]:
-    """A key for sorting that puts `fc2` before `fc10`."""
+    """Return a key for sorting that puts `fc2` before `fc10`."""
     return [(0, int(part), b"") if part.isdigit() else (1, 0, part) for part in re.findall(rb"\d{1,18}|\D+", name)]
 
 
 def _text(raw: bytes) -> str:
-    """A name as text; "" where it is not UTF-8."""
+    """Return a name as text; "" where it is not UTF-8."""
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError:
@@ -203,7 +203,7 @@ def _text(raw: bytes) -> str:
 
 
 def _matlab_class(thing: Any) -> str | None:
-    """The class that MATLAB gave an object; None where it was not MATLAB's."""
+    """Return the class that MATLAB gave an object; None where it was not MATLAB's."""
     if not h5a.exists(thing, b"MATLAB_class"):
         return None
     attribute = h5a.open(thing, b"MATLAB_class")
@@ -223,7 +223,7 @@ _WORDS |= {h5t.VLEN: "rows of different lengths", h5t.OPAQUE: "bytes without a t
 
 
 def _dtype(key: Key, kind: Any) -> np.dtype[Any] | str:
-    """The numpy type of plain numbers, in the byte order of this machine; for anything else, words for what it is."""
+    """Return the numpy type of plain numbers, in this machine's byte order; words for what anything else is."""
     group = kind.get_class()
     if _is_complex(kind):
         refuse_complex(key)
@@ -264,7 +264,7 @@ def _check_storage(key: Key, creation: Any) -> None:
 
 
 def _chunk(key: Key, creation: Any, dataset: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[int, ...]:
-    """The shape of one chunk of an array; StoreError where chunks were never written: HDF5 would give fill values."""
+    """Return the shape of one chunk of an array; StoreError where some of its chunks were never written."""
     if not math.prod(shape):
         return shape
     # An array that is stored in one piece can be read in any pieces, and is there as a whole or not at all.
@@ -299,7 +299,7 @@ def _blocks(
 
 
 def find_in_mat(stream: IO[bytes]) -> tuple[list[PlainArray], Skipped]:
-    """The arrays of a `.mat` up to version 7 that may be read, and what is left out; StoreError for a refused one."""
+    """Return what may be read of a `.mat` up to version 7, and what is left out; StoreError for a refused array."""
     from scipy.io import whosmat
     from scipy.io.matlab import MatReadError, matfile_version
 

@@ -64,7 +64,7 @@ def checksum(data: bytes) -> int:
 
 
 def shown(name: str) -> str:
-    """A name from a file as errors show it: quoted, and short enough for one line."""
+    """Return a name from a file as errors show it: quoted, and short enough for one line."""
     return repr(shorten(name, 60))
 
 

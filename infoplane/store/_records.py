@@ -48,13 +48,13 @@ _WITHOUT = "the shards are read without it"
 
 
 def seal_json(data: Mapping[str, Any], what: str = "value") -> bytes:
-    """The JSON of an object, with the XXH3-64 of that JSON added as a last field "check"."""
+    """Return the JSON of an object, with the XXH3-64 of that JSON added as a last field "check"."""
     body = canonical_json(data, what)
     return body[:-1] + f',"check":"{xxhash.xxh3_64(body).hexdigest()}"}}'.encode()
 
 
 def load_sealed(data: bytes) -> dict[str, Any]:
-    """The object in sealed JSON, without "check"; StoreError where a byte has changed since `seal_json` wrote it."""
+    """Return the object in sealed JSON, without "check"; StoreError where a byte has changed since it was sealed."""
     head, found, tail = data.removesuffix(b"\n").rpartition(b',"check":"')
     body = head + b"}"
     if not found or tail != f'{xxhash.xxh3_64(body).hexdigest()}"}}'.encode():
@@ -63,7 +63,7 @@ def load_sealed(data: bytes) -> dict[str, Any]:
 
 
 def load_json(data: bytes) -> dict[str, Any]:
-    """A JSON object, strictly: UTF-8, no NaN, no key twice; StoreError for anything else."""
+    """Return a JSON object, strictly: UTF-8, no NaN, no key twice; StoreError for anything else."""
     try:
         return load_object(data)
     except ValueError as error:
@@ -81,7 +81,7 @@ def check_version(data: Mapping[str, Any], name: str) -> None:
 
 
 def get(data: Mapping[str, Any], key: str, kind: type[T]) -> T:
-    """The field `key`, of type `kind`; StoreError for another type (True is no integer)."""
+    """Return the field `key`, of type `kind`; StoreError for another type (True is no integer)."""
     value = data.get(key)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise StoreError(f"field {key!r} must be {kind.__name__}, got {value!r:.60}")
@@ -89,7 +89,7 @@ def get(data: Mapping[str, Any], key: str, kind: type[T]) -> T:
 
 
 def get_int(data: Mapping[str, Any], key: str, low: int = 0, high: int = MAX_STEP) -> int:
-    """The field `key`, an integer from `low` to `high`; StoreError for anything else."""
+    """Return the field `key`, an integer from `low` to `high`; StoreError for anything else."""
     value = get(data, key, int)
     if not low <= value <= high:
         raise StoreError(f"field {key!r} must lie in {low}..{high}, got {value}")
@@ -97,7 +97,7 @@ def get_int(data: Mapping[str, Any], key: str, low: int = 0, high: int = MAX_STE
 
 
 def get_hex(data: Mapping[str, Any], key: str) -> str:
-    """The field `key`, a digest of 32 hexadecimal digits; StoreError for anything else."""
+    """Return the field `key`, a digest of 32 hexadecimal digits; StoreError for anything else."""
     value = get(data, key, str)
     if len(value) != 32 or set(value) - set("0123456789abcdef"):
         raise StoreError(f"field {key!r} must be 32 hexadecimal digits, got {value!r:.60}")
@@ -105,12 +105,12 @@ def get_hex(data: Mapping[str, Any], key: str) -> str:
 
 
 def get_strings(data: Mapping[str, Any], key: str) -> tuple[str, ...]:
-    """The field `key`, a list of strings; StoreError for anything else."""
+    """Return the field `key`, a list of strings; StoreError for anything else."""
     return tuple(_get_list(data, key, lambda item: isinstance(item, str), "strings"))
 
 
 def get_shapes(data: Mapping[str, Any], key: str) -> tuple[tuple[int, ...], ...]:
-    """The field `key`, a list of shapes, empty where there is no such field; StoreError for anything else."""
+    """Return the field `key`, a list of shapes, empty where there is no such field; StoreError for anything else."""
 
     def fits(shape: Any) -> bool:
         """Whether a value is a list of sizes."""
@@ -120,7 +120,7 @@ def get_shapes(data: Mapping[str, Any], key: str) -> tuple[tuple[int, ...], ...]
 
 
 def _get_list(data: Mapping[str, Any], key: str, fits: Callable[[Any], bool], what: str) -> list[Any]:
-    """The field `key`, a list whose items all pass `fits`; StoreError, which calls them `what`, for anything else."""
+    """Return the field `key`, a list; StoreError, which calls its items `what`, unless `fits` is true of each."""
     value = get(data, key, list)
     if not all(map(fits, value)):
         raise StoreError(f"field {key!r} must be a list of {what}")
@@ -128,12 +128,12 @@ def _get_list(data: Mapping[str, Any], key: str, fits: Callable[[Any], bool], wh
 
 
 def _get_steps(data: Mapping[str, Any], key: str) -> tuple[int, ...]:
-    """The field `key`, a list of steps; StoreError for anything else."""
+    """Return the field `key`, a list of steps; StoreError for anything else."""
     return tuple(_get_list(data, key, lambda s: type(s) is int and 0 <= s <= MAX_STEP, "integers"))
 
 
 def _get_ascending(data: Mapping[str, Any], key: str) -> tuple[int, ...]:
-    """The field `key`, a list of one step or more in rising order; StoreError for anything else."""
+    """Return the field `key`, a list of one step or more in rising order; StoreError for anything else."""
     steps = _get_steps(data, key)
     if not steps:
         raise StoreError(f"field {key!r} must be a list of integers")
@@ -143,7 +143,7 @@ def _get_ascending(data: Mapping[str, Any], key: str) -> tuple[int, ...]:
 
 
 def _get_seconds(data: Mapping[str, Any], key: str) -> float:
-    """The field `key`, a number of seconds, 0 where it is not there; StoreError for anything else."""
+    """Return the field `key`, a number of seconds, 0 where it is not there; StoreError for anything else."""
     value = data.get(key, 0.0)
     # JSON has no infinity, but 1e999 is read as one.
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < 1e18:
@@ -156,12 +156,12 @@ def _get_step_or_none(data: Mapping[str, Any], key: str) -> int | None:
 
 
 def _get_objects(data: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
-    """The field `key`, a list of objects; StoreError for anything else."""
+    """Return the field `key`, a list of objects; StoreError for anything else."""
     return _get_list(data, key, lambda item: isinstance(item, dict), "objects")
 
 
 def _get_dropped(data: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
-    """The field `key`, a list of steps that were dropped, each with its reason; StoreError for anything else."""
+    """Return the field `key`, a list of steps that were dropped, each with its reason; StoreError for anything else."""
     dropped = _get_objects(data, key)
     for item in dropped:
         get_int(item, "step")
@@ -170,7 +170,7 @@ def _get_dropped(data: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
 
 
 def _get_shard_name(data: Mapping[str, Any], key: str) -> str:
-    """The field `key`, the name of a shard; StoreError for anything else."""
+    """Return the field `key`, the name of a shard; StoreError for anything else."""
     name = get(data, key, str)
     if ShardName.parse(name) is None:
         raise StoreError(f"{name!r:.80} is not a shard's name")
@@ -178,7 +178,7 @@ def _get_shard_name(data: Mapping[str, Any], key: str) -> str:
 
 
 def _get_pairs(data: Mapping[str, Any], key: str) -> tuple[tuple[str, str], ...]:
-    """The field `key`, a list of pairs (name, layer); StoreError for anything else."""
+    """Return the field `key`, a list of pairs (name, layer); StoreError for anything else."""
 
     def is_pair(item: Any) -> bool:
         """Whether a value is a list of two strings."""
@@ -191,7 +191,7 @@ _last_layers: tuple[list[Any], tuple[Layer, ...]] = ([], ())
 
 
 def _get_layers(data: Mapping[str, Any], key: str) -> tuple[Layer, ...]:
-    """The field `key`, the layers of a shard, built once for shards with the same; StoreError for anything else."""
+    """Return the field `key`, layers of a shard, built once for shards with the same; StoreError for anything else."""
     global _last_layers
     raw = get(data, key, list)
     known, layers = _last_layers
@@ -202,7 +202,7 @@ def _get_layers(data: Mapping[str, Any], key: str) -> tuple[Layer, ...]:
 
 
 def _checked_layers(raw: list[Any]) -> tuple[Layer, ...]:
-    """The layers of a shard from their JSON; StoreError where one is not possible."""
+    """Return the layers of a shard from their JSON; StoreError where one is not possible."""
     if len(raw) > MAX_LAYERS:
         raise StoreError(f"{len(raw)} layers, at most {MAX_LAYERS} allowed")
     try:
@@ -220,7 +220,7 @@ def _checked_layers(raw: list[Any]) -> tuple[Layer, ...]:
 
 
 def checked(how: Callable[..., Any], *limits: Any, key: str = "", **options: Any) -> Any:
-    """A dataclass field that `Checked.read` reads by `how(data, key, *limits)`, under its own name or under `key`."""
+    """Return a dataclass field that `Checked.read` reads by `how(data, key, *limits)`; `key` is by default its name."""
     return field(metadata={"read": lambda data, name: how(data, key or name, *limits)}, **options)
 
 
@@ -232,14 +232,14 @@ class Checked:
 
     @classmethod
     def read(cls, raw: Mapping[str, Any]) -> Self:
-        """A record from a JSON object; StoreError with the first field that does not fit."""
+        """Return a record from a JSON object; StoreError with the first field that does not fit."""
         if cls.KIND and raw.get("kind") != cls.KIND:
             raise StoreError(f"kind {cls.KIND!r} expected, got {raw.get('kind')!r:.40}")
         return cls(**{each.name: each.metadata["read"](raw, each.name) for each in fields(cast(Any, cls))})
 
     @classmethod
     def load(cls, data: bytes, name: str) -> Self:
-        """A record from the sealed bytes of a file; StoreError where they were altered, or are of a newer format."""
+        """Return a record from the sealed bytes of a file; StoreError for altered ones, and for a newer format."""
         try:
             raw = load_sealed(data)
         except StoreError:
@@ -252,7 +252,7 @@ class Checked:
         return {"format_version": FIRST_VERSION, **self.__dict__, "kind": self.KIND}
 
     def dump(self) -> bytes:
-        """The bytes of the whole file."""
+        """Return the bytes of the whole file."""
         return seal_json(self.to_json(), self.KIND) + b"\n"
 
 
@@ -297,7 +297,7 @@ class SessionRecord(Checked):
     stalled_seconds: float = checked(_get_seconds, default=0.0)
 
     def unrecorded(self) -> list[tuple[str, tuple[int, ...], bool]]:
-        """The things that could not be recorded, each with its steps, and whether that is a mere note."""
+        """Return the things that could not be recorded, each with its steps, and whether that is a mere note."""
         listed = _get_objects({"problems": []} | self.notes, "problems")
         return [(get(item, "what", str), _get_steps(item, "steps"), get(item, "note", bool)) for item in listed]
 
@@ -314,13 +314,13 @@ class ManifestEntry(Checked):
     session: int = checked(get_int, 1, MAX_SESSIONS)
 
     def line(self) -> bytes:
-        """The object with its own checksum as the last field, no line end."""
+        """Return the object with its own checksum as the last field, no line end."""
         found = self.__dict__.copy()
         return seal_json(found | {"bytes": found.pop("size")})
 
     @classmethod
     def parse(cls, line: bytes) -> Self:
-        """The entry that a line states; StoreError where the line was altered."""
+        """Return the entry that a line states; StoreError where the line was altered."""
         return cls.read(load_sealed(line))
 
 
@@ -341,7 +341,7 @@ class ShardMeta(Checked):
     writer: str = checked(get, str)
 
     def shard_name(self, first: int, last: int) -> ShardName:
-        """The name of the file with these first and last steps."""
+        """Return the name of the file with these first and last steps."""
         return ShardName(first, last, self.session, self.rank, self.part if self.parts > 1 else None)
 
     def to_json(self) -> dict[str, Any]:
@@ -349,7 +349,7 @@ class ShardMeta(Checked):
 
     @classmethod
     def read(cls, raw: Mapping[str, Any]) -> Self:
-        """A record from a JSON object; StoreError where a field does not fit, or rank or part is too large."""
+        """Return a record from a JSON object; StoreError where a field does not fit, or rank or part is too large."""
         meta = super().read(raw)
         get_int(raw, "rank", 0, meta.world_size - 1)
         get_int(raw, "part", 0, meta.parts - 1)
@@ -394,7 +394,7 @@ class Manifest:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """The usable lines of a manifest; OSError or StoreError where the file as a whole cannot be read."""
+    """Return the usable lines of a manifest; OSError or StoreError where the file as a whole cannot be read."""
     found, blank = Manifest(), 0
     bad: list[str] = []  # a complaint for each damaged line
     for number, line in enumerate(_lines(path), 1):
@@ -417,7 +417,7 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def _too_many(useless: int, lines: int) -> str:
-    """Why a manifest is read no further after so many useless lines or lines; "" while it is."""
+    """Return why reading ends after this many lines, of which `useless` were damaged or empty; "" where it goes on."""
     if useless > MAX_MANIFEST_DAMAGE:
         return f"more than {MAX_MANIFEST_DAMAGE} damaged or empty lines"
     return f"more than {MAX_MANIFEST_LINES} lines" if lines > MAX_MANIFEST_LINES else ""

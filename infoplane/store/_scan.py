@@ -115,7 +115,7 @@ class Scan:
         self.problems.append(Problem(file, str(what), tuple(int(s) for s in steps)))
 
     def _ours(self, directory: str, parse: Callable[[str], T | None], what: str) -> dict[str, T]:
-        """Name of a file -> what `parse` reads from it, in one directory; names that say nothing become problems."""
+        """Return what `parse` reads from the name of each file in a directory; names that it refuses are problems."""
         found = {name: parse(name) for name in self._names(directory)}
         text = f"not a {what} of this format"
         foreign = [Problem(f"{directory}/{name}", text) for name, place in found.items() if place is None]
@@ -123,7 +123,7 @@ class Scan:
         return {name: place for name, place in found.items() if place is not None}
 
     def _load_sessions(self) -> list[SessionRecord]:
-        """The sessions, by number and rank; files that cannot be used become problems."""
+        """Return the sessions, by number and rank; files that cannot be used become problems."""
         found = []
         for name, place in self._ours(SESSIONS_DIR, parse_session_file, "session").items():
             try:
@@ -136,7 +136,7 @@ class Scan:
         return sorted(found, key=lambda record: (record.session, record.rank))
 
     def _load_manifests(self) -> dict[str, ManifestEntry]:
-        """The entry of each shard in the manifests of all ranks, by its name; damaged lines become problems."""
+        """Return the entry of each shard in the manifests of all ranks, by its name; damaged lines become problems."""
         out: dict[str, ManifestEntry] = {}
         for name in self._names("."):
             if not is_manifest_file(name):
@@ -152,7 +152,7 @@ class Scan:
         return out
 
     def _load_shards(self) -> list[Shard]:
-        """The index of every shard, by name; those that cannot be used, or are listed and missing, become problems."""
+        """Return the index of every shard, by name; a shard that cannot be used or is missing becomes a problem."""
         out, found = [], self._ours(SHARDS_DIR, ShardName.parse, "shard")
         for name, parsed in found.items():
             entry = self.manifest.get(name)
@@ -168,7 +168,7 @@ class Scan:
         return out
 
     def _load_shard(self, name: ShardName, entry: ManifestEntry | None) -> Shard:
-        """The index of one shard; StoreError where it contradicts its manifest entry, the run or the probe."""
+        """Return the index of one shard; StoreError where it contradicts its manifest entry, the run or the probe."""
         with files.opened(self.path / SHARDS_DIR / str(name)) as fd:
             source = files.PagedFile(fd, MAX_INDEX_BYTES)
             if source.size > MAX_FILE_BYTES:
@@ -213,7 +213,7 @@ class Scan:
         return [*self.problems, *added]
 
     def session_ends(self) -> Mapping[int, int]:
-        """Session -> the step from which a newer session counts.
+        """Return for each session the step from which on a newer session counts in its place.
 
         A session starts at its lowest step that is known from a shard or from the manifest; one that has
         published nothing ends no other.
@@ -232,7 +232,7 @@ class Scan:
         return out
 
     def unrecorded(self) -> list[Problem]:
-        """The things that the recorder found missing, by the notes of the sessions, at steps that still count."""
+        """Return what the recorder found missing, by the notes of the sessions, at steps that still count."""
         ends = self.session_ends()
         found: dict[Problem, None] = {}
         for record in self.sessions:
@@ -268,7 +268,8 @@ class Scan:
 
 
 def few(found: list[Problem], file: str, rest: str, *, most: int = _NAMED) -> list[Problem]:
-    """The first `most` of like problems, and the others as one: a file can name a million things that never were."""
+    """Return the first `most` of like problems, and all others as one problem, which `rest` describes."""
+    # A file can name a million things that never were.
     more = found[most:]
     if not more:
         return found
@@ -277,7 +278,7 @@ def few(found: list[Problem], file: str, rest: str, *, most: int = _NAMED) -> li
 
 
 def _layers(keys: list[str]) -> str:
-    """`layer 'fc1'`, or `layers 'fc1', 'fc2'`, for a message."""
+    """Return `layer 'fc1'`, or `layers 'fc1', 'fc2'`, for a message."""
     return f"layer{'s' * (len(keys) > 1)} {listed([repr(shorten(key, 60)) for key in keys], 3)}"
 
 

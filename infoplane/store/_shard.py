@@ -38,6 +38,7 @@ from infoplane.store.layout import (
     file_type,
     ranges_size,
     row_ranges,
+    type_name,
 )
 
 _INDEX_DTYPES: dict[str, np.dtype[Any]] = {"u1": np.dtype("u1"), "i8": np.dtype("<i8"), "f8": np.dtype("<f8")}
@@ -56,7 +57,7 @@ class Frame:
 
     @classmethod
     def of(cls, snapshot: Snapshot, *, samples: int, last_step: int | None, max_sample_bytes: int) -> Frame:
-        """A frame of a snapshot; ValueError, or TypeError for a metric that is no number, where it cannot be stored."""
+        """Return a frame of a snapshot; ValueError if it cannot be stored, TypeError if a metric is no number."""
         _check_step(snapshot.step, last_step)
         rows, n = np.array([[0, samples]], np.int64), samples
         if snapshot.rows is not None:
@@ -101,7 +102,7 @@ class Frame:
         return self.layers == other.layers and np.array_equal(self.rows, other.rows)
 
     def split(self, limit: int) -> list[Frame]:
-        """The frame in parts of at most `limit` bytes, cut between samples."""
+        """Return the frame in parts of at most `limit` bytes, cut between samples."""
         if self.nbytes <= limit:
             return [self]
         samples = ranges_size(self.rows)
@@ -151,7 +152,7 @@ def _check_layers(snapshot: Snapshot, n: int) -> None:
 
 
 def _metrics(snapshot: Snapshot) -> dict[tuple[str, str], float]:
-    """(name, layer) -> value; the layer is "" for what belongs to the whole model."""
+    """Return the value of each metric by (name, layer); the layer is "" for what belongs to the whole model."""
     found = {}
     for key, value in [*snapshot.metrics.items(), *snapshot.layer_metrics.items()]:
         layer, name = ("", key) if isinstance(key, str) else key
@@ -197,8 +198,7 @@ def _encode(
     index = {name: np.ascontiguousarray(array) for name, array in index.items()}
     index[SEAL] = np.frombuffer(digest(*(array.tobytes() for array in index.values())), np.uint8)
     arrays: dict[str, tuple[str, tuple[int, ...], list[Any]]] = {
-        name: (array.dtype.str.lstrip("<|"), array.shape, [array.reshape(-1).view("u1")])
-        for name, array in index.items()
+        name: (type_name(array.dtype), array.shape, [array.reshape(-1).view("u1")]) for name, array in index.items()
     }
     arrays |= acts
     shapes = {name: (kind, shape) for name, (kind, shape, _) in arrays.items()}
@@ -208,7 +208,7 @@ def _encode(
 def _read_index(
     source: _h5.Source, extents: Mapping[str, _h5.Extent], names: Sequence[str]
 ) -> dict[str, npt.NDArray[Any]]:
-    """The index arrays of these names; StoreError where one is missing or they do not match their seal."""
+    """Return the index arrays of these names; StoreError where one is missing or they do not match their seal."""
     missing = [name for name in (*names, SEAL) if name not in extents]
     if missing:
         raise StoreError(f"object {missing[0]!r} is missing")
@@ -254,12 +254,12 @@ class Shard:
 
     @cached_property
     def layer_number(self) -> dict[str, int]:
-        """Key of a layer -> its place in `meta.layers` and `acts`."""
+        """The place of each layer in `meta.layers` and `acts`, by its key."""
         return {layer.key: i for i, layer in enumerate(self.meta.layers)}
 
 
 def decode_shard(source: _h5.Source, name: ShardName) -> Shard:
-    """The index of the shard that should have this name; StoreError with a reason, but no file, where it is damaged."""
+    """Return the index of the shard that should have this name; StoreError, which names no file, for a damaged one."""
     extents, raw = _h5.parse(source, lambda text: _load_meta(text, str(name)))
     meta = ShardMeta.read(raw)
     arrays = _read_index(source, extents, SHARD_INDEX)
@@ -277,8 +277,8 @@ def decode_shard(source: _h5.Source, name: ShardName) -> Shard:
     }
     for index, (kind, shape) in expected.items():
         found = arrays[index]
-        if found.dtype.str.lstrip("<|") != kind or found.shape != shape:
-            raise StoreError(f"{index!r} must be {kind} {shape}, got {found.dtype.str.lstrip('<|')} {found.shape}")
+        if type_name(found.dtype) != kind or found.shape != shape:
+            raise StoreError(f"{index!r} must be {kind} {shape}, got {type_name(found.dtype)} {found.shape}")
     if rows.min(initial=0) < 0 or not (rows[:, 0] < rows[:, 1]).all() or not len(rows):
         raise StoreError("'rows' must list half-open ranges of probe rows")
     if not count or step[0] < 0 or not (np.diff(step) > 0).all():
@@ -298,32 +298,32 @@ def decode_shard(source: _h5.Source, name: ShardName) -> Shard:
 
 
 def _load_meta(text: bytes, name: str) -> dict[str, Any]:
-    """The JSON object in `meta`; StoreError for a format that this release does not know."""
+    """Return the JSON object in `meta`; StoreError for a format that this release does not know."""
     raw = load_json(text)
     check_version(raw, name)
     return raw
 
 
 def probe_digest(probe: Probe, inputs_digest: str | None) -> str:
-    """XXH3-128 over ids, labels, parts, names and the digest of the inputs: one value for one probe."""
+    """Return the XXH3-128 of ids, labels, parts, names and the digest of the inputs: one value for one probe."""
     arrays = _probe_arrays(probe)
-    labels = [arrays["labels"].dtype.str.lstrip("<|"), list(arrays["labels"].shape)]
+    labels = [type_name(arrays["labels"].dtype), list(arrays["labels"].shape)]
     names = {"label_names": list(probe.label_names), "part_names": list(probe.part_names)}
     head = canonical_json({"inputs": inputs_digest, "labels": labels, **names})
     return digest(head, *(arrays[name].tobytes() for name in PROBE_INDEX[1:])).hex()
 
 
 def inputs_digest(probe: Probe) -> str | None:
-    """Digest of type, shape and bytes of the inputs; None where there are none."""
+    """Return the digest of type, shape and bytes of the inputs; None where there are none."""
     if probe.inputs is None:
         return None
     inputs = np.ascontiguousarray(probe.inputs)
-    head = canonical_json([inputs.dtype.str.lstrip("<|"), list(inputs.shape)])
+    head = canonical_json([type_name(inputs.dtype), list(inputs.shape)])
     return digest(head, inputs.reshape(-1).view("u1")).hex()
 
 
 def _probe_arrays(probe: Probe) -> dict[str, npt.NDArray[Any]]:
-    """The arrays of a probe by name, in the types in which they are stored."""
+    """Return the arrays of a probe by name, in the types in which they are stored."""
     kinds: dict[str, Any] = dict.fromkeys(PROBE_INDEX[1:], np.int64)
     if np.asarray(probe.labels).dtype.kind == "f":
         kinds["labels"] = np.float64
@@ -331,7 +331,7 @@ def _probe_arrays(probe: Probe) -> dict[str, npt.NDArray[Any]]:
 
 
 def version_of(probe: Probe) -> int:
-    """The format that a run with this probe needs: readers of version 1 know no labels for each position."""
+    """Return the format that a run with this probe needs: readers of version 1 know no labels for each position."""
     labels = np.asarray(probe.labels)  # what is no float is stored as integers
     return FORMAT_VERSION if labels.ndim == 2 and labels.dtype.kind != "f" else FIRST_VERSION
 
@@ -367,14 +367,14 @@ def encode_probe(probe: Probe, run_id: str) -> Iterator[memoryview]:
     acts = {}
     if probe.inputs is not None:
         inputs = np.ascontiguousarray(probe.inputs)
-        kind = inputs.dtype.str.lstrip("<|")
+        kind = type_name(inputs.dtype)
         if kind in _h5.TYPES and 0 < inputs.nbytes <= MAX_INPUT_BYTES:
             acts[INPUTS] = (kind, inputs.shape, [inputs.reshape(-1).view("u1")])
     return _encode(index, acts)
 
 
 def decode_probe(fd: int, run_id: str) -> tuple[Probe, str]:
-    """The probe in an open probe.h5 of this run, and its digest; StoreError with the reason where it is damaged."""
+    """Return the probe in an open probe.h5 of this run, and its digest; StoreError with a reason for a damaged one."""
     source = files.PagedFile(fd, MAX_PROBE_FILE_BYTES)
     if source.size > MAX_PROBE_FILE_BYTES:
         raise StoreError(f"{source.size} bytes, at most {MAX_PROBE_FILE_BYTES} expected")
@@ -407,7 +407,7 @@ def decode_probe(fd: int, run_id: str) -> tuple[Probe, str]:
 
 
 def read_array(fd: int, extent: _h5.Extent) -> npt.NDArray[Any]:
-    """The array at this place of an open file; bfloat16 as its uint16 bits."""
+    """Return the array at this place of an open file; bfloat16 as its uint16 bits."""
     kind = "u2" if extent.type == "bfloat16" else extent.type
     out = np.empty(extent.shape, np.dtype(kind).newbyteorder("<"))
     if out.nbytes:

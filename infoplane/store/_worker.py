@@ -112,7 +112,7 @@ class Worker:
         return True
 
     def _occupied(self) -> int:
-        """Bytes that waiting snapshots take in memory."""
+        """Return how many bytes the waiting snapshots take in memory."""
         return self.waiting_bytes + _OVERHEAD * len(self._queue)
 
     def flush(self) -> None:

@@ -39,7 +39,7 @@ _PLACES = (0, *(1 << n for n in range(9, 21)))  # where the signature may be: a 
 
 
 def read_foreign(file: str | os.PathLike[str], limits: limited.Limits | None = None) -> dict[Key, npt.NDArray[Any]]:
-    """The arrays of plain numbers in an HDF5 or MATLAB file, by the names of their groups and their own.
+    """Return the arrays of plain numbers in an HDF5 or MATLAB file, by the names of their groups and their own.
 
     A child process with limits reads the file, which costs about half a second. Text, objects and links are left out
     and named in a warning. MATLAB's arrays have the axes that MATLAB shows.
@@ -117,7 +117,7 @@ def _limits(size: int, folder: str) -> limited.Limits:
 
 
 def _room(size: int, folder: Path) -> int:
-    """Bytes that the arrays of a file of this size may take together."""
+    """Return how many bytes the arrays of a file of `size` bytes may take together."""
     return min(max(_SMALLEST_ROOM, _MOST_EXPANSION * size), int(_FREE_SHARE * shutil.disk_usage(folder).free))
 
 
@@ -172,7 +172,7 @@ def _runs(
 
 
 def _load(file: Path, path: Path, said: dict[str, Any]) -> npt.NDArray[Any]:
-    """The array that the child wrote to `path`; StoreError where its shape or type is not what the child `said`."""
+    """Return the array that the child wrote to `path`; StoreError where shape or type are not those that it `said`."""
     try:
         # Pages of a mapped file are fetched when they are used, and outlive its name.
         array = np.load(path, mmap_mode="c" if path.stat().st_size > MIB else None, allow_pickle=False)

@@ -69,18 +69,18 @@ NONFINITE_MASKS: dict[str, int] = {"float16": 0x7C00, "bfloat16": 0x7F80, "float
 
 
 def type_name(dtype: np.dtype[Any]) -> str:
-    """The name that `_h5.TYPES` has for a numpy type: "f4" for float32. A big-endian type gives a name not in there."""
+    """Return the name of a numpy type in `_h5.TYPES`, "f4" for float32; for a big-endian type, a name not in it."""
     return dtype.str.lstrip("<|")
 
 
 def file_type(dtype: str) -> str:
-    """The name that `_h5.TYPES` has for the type in which a layer of this dtype (torch's name) is stored."""
+    """Return the name that `_h5.TYPES` has for the type in which a layer of this dtype (torch's name) is stored."""
     # Booleans are stored as bytes, and numpy, unlike HDF5, has no bfloat16.
     return {"bfloat16": "bfloat16", "bool": "u1"}.get(dtype) or type_name(ARRAY_DTYPES[dtype])
 
 
 def act_name(index: int) -> str:
-    """Name of the dataset that holds the activations of layer number `index` of the shard."""
+    """Return the name of the dataset that holds the activations of layer number `index` of the shard."""
     return f"{ACTS}/{index:04d}"
 
 
@@ -151,7 +151,7 @@ class ShardName:
 
 
 def session_file(session: int, rank: int) -> str:
-    """Name of the file of one process: of this rank, in this session."""
+    """Return the name of the file of one process: of this rank, in this session."""
     return f"{session:04d}.json" if rank == 0 else f"{session:04d}.r{rank:03d}.json"
 
 
@@ -162,7 +162,7 @@ def parse_session_file(name: str) -> tuple[int, int] | None:
 
 
 def manifest_file(rank: int) -> str:
-    """Name of the file that lists the shards that the process of this rank wrote."""
+    """Return the name of the file that lists the shards that the process of this rank wrote."""
     return "manifest.jsonl" if rank == 0 else f"manifest.r{rank:03d}.jsonl"
 
 
@@ -172,7 +172,10 @@ def is_manifest_file(name: str) -> bool:
 
 
 def dropped_file(session: int, rank: int, first: int, last: int) -> str:
-    """Name of an empty file: from step `first` to `last` some were dropped, and the session's file does not say so."""
+    """Return the name of an empty file about steps that were dropped, some of those from `first` to `last`.
+
+    It is made where the session's file, which lists such steps, could not be written.
+    """
     return f"dropped.s{session:04d}.r{rank:03d}.{first:08d}-{last:08d}"
 
 
@@ -183,5 +186,5 @@ def parse_dropped_file(name: str) -> tuple[int, int, int, int] | None:
 
 
 def lock_file(rank: int) -> str:
-    """Name of the lock file that a process of this rank holds while it writes."""
+    """Return the name of the lock file that a process of this rank holds while it writes."""
     return f"writer.r{rank:03d}.lock"

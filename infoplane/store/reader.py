@@ -89,7 +89,7 @@ class ActivationStore:
         return f"ActivationStore({str(self.path)!r}: {len(self._layers)} layers, {len(self.steps())} steps{bad})"
 
     def _repr_html_(self) -> str:
-        """HTML for a notebook: what the run holds."""
+        """Return HTML for a notebook: what the run holds."""
         return summarize(self)._repr_html_()
 
     @property
@@ -109,7 +109,7 @@ class ActivationStore:
         return tuple(self._layers.values())
 
     def layer(self, key: str, step: int | None = None) -> Layer:
-        """The layer with this key, as first recorded or as at `step`. Raises ValueError with the closest names."""
+        """Return the layer with this key, as first recorded or as at `step`; ValueError with the closest names."""
         if step is not None:
             pieces, number = self._places(key, step)
             return pieces[0].shard.meta.layers[number]
@@ -133,7 +133,7 @@ class ActivationStore:
         return key in self._pieces(step)[0].shard.layer_number
 
     def why(self, key: str, step: int) -> Problem | None:
-        """Why `steps(key)` does not have a step that was recorded; None where no reason is known."""
+        """Return the reason why `steps(key)` does not have a step that was recorded; None where none is known."""
         known = self._bad.get((key, step)) or next((p for p in self._problems if step in p.steps), None)
         return known or next((p for p in self._problems if self._spans(p, step)), None)
 
@@ -143,7 +143,7 @@ class ActivationStore:
         return name is not None and name.first <= step <= name.last and name not in {s.name for s in self._shards}
 
     def epoch(self, step: int) -> float:
-        """The training loop's own counter at this step; NaN where it had none."""
+        """Return the training loop's own counter at this step; NaN where it had none."""
         piece = self._pieces(step)[0]
         return float(piece.shard.epoch[piece.at])
 
@@ -153,11 +153,11 @@ class ActivationStore:
         return float(piece.shard.time[piece.at])
 
     def session(self, step: int) -> int:
-        """The session that recorded this step."""
+        """Return the session that recorded this step."""
         return self._pieces(step)[0].shard.meta.session
 
     def metrics(self) -> list[tuple[int, float, str, str, float]]:
-        """(step, epoch, name, layer, value) of everything recorded; layer "" is the whole model."""
+        """Return (step, epoch, name, layer, value) of every metric recorded; layer "" is the whole model."""
         out = []
         for step, pieces in self._steps.items():
             seen: set[tuple[str, str]] = set()
@@ -172,7 +172,7 @@ class ActivationStore:
         return out
 
     def source(self, key: str, step: int) -> str:
-        """Digest of the content of this layer at this step and of the probe, 32 hexadecimal digits."""
+        """Return the digest of the content of this layer at this step and of the probe, 32 hexadecimal digits."""
         pieces, i = self._places(key, step)
         parts = [(p.shard.rows.tolist(), p.shard.digests[p.at, i].tobytes()) for p in pieces]
         return source_digest(self.probe_digest, pieces[0].shard.meta.layers[i], parts)
@@ -183,7 +183,7 @@ class ActivationStore:
         return sum(int(p.shard.nonfinite[p.at, i]) for p in pieces)
 
     def nbytes(self, key: str) -> int:
-        """Bytes of one snapshot of this layer."""
+        """Return how many bytes one snapshot of this layer has."""
         layer = self.layer(key)
         return int(self.probe.samples * layer.units * ARRAY_DTYPES[layer.dtype].itemsize)
 
@@ -231,7 +231,7 @@ class ActivationStore:
         return out
 
     def valid_shards(self) -> tuple[Shard, ...]:
-        """The index of every shard that could be read, superseded ones included."""
+        """Return the index of every shard that could be read, superseded ones included."""
         return self._shards
 
     def verify(self) -> list[Problem]:
@@ -245,7 +245,7 @@ class ActivationStore:
         return [*scan.verify(), *unrecorded]
 
     def _resolve(self, scan: Scan) -> dict[int, tuple[_SnapshotPart, ...]]:
-        """Step -> the parts of its snapshot, for complete steps; what is lost is added to the problems of `scan`."""
+        """Return the snapshot's parts by step, for complete steps; add what is lost to the problems of `scan`."""
         # A session replaces the older ones from its first step on.
         cut = scan.session_ends()
         groups: dict[int, list[_SnapshotPart]] = {}
@@ -281,7 +281,7 @@ class ActivationStore:
         return out
 
     def _incomplete(self, shards: tuple[Shard, ...]) -> tuple[str, str] | None:
-        """Why a step that lies in these shards cannot be used, as (file, reason); None where it can."""
+        """Return (file, reason) where a step that lies in these shards cannot be used; None where it can."""
         samples, first = self.probe.samples, shards[0]
         if len(shards) == 1 and len(first.rows) == 1 and first.samples == samples:
             return None
@@ -306,7 +306,7 @@ class ActivationStore:
         return "", f"incomplete: {gone} of {samples} probe rows missing, the first is {row}"
 
     def _pieces(self, step: int) -> tuple[_SnapshotPart, ...]:
-        """The parts of the snapshot at a step; ValueError where there is none."""
+        """Return the parts of the snapshot at a step; ValueError where there is none."""
         try:
             return self._steps[int(step)]
         except KeyError:
@@ -314,7 +314,7 @@ class ActivationStore:
             raise ValueError(f"no complete snapshot at step {step} in run {self.path}; has {have}") from None
 
     def _places(self, key: str, step: int) -> tuple[tuple[_SnapshotPart, ...], int]:
-        """The parts of a snapshot, and the layer's number in each of them; ValueError where it was not recorded."""
+        """Return a snapshot's parts, and the layer's number in each of them; ValueError where it was not recorded."""
         self.layer(key)
         pieces = self._pieces(step)
         i = pieces[0].shard.layer_number.get(key)
@@ -365,7 +365,7 @@ def _runs(jobs: Sequence[tuple[int, int, int]], merge: bool) -> Iterable[tuple[i
 
 
 def _specs(shard: Shard) -> list[tuple[str, tuple[int, ...], str]]:
-    """Key, shape and type of each layer of a shard."""
+    """Return the key, shape and type of each layer of a shard."""
     return [(layer.key, layer.unit_shape, layer.dtype) for layer in shard.meta.layers]
 
 
@@ -375,7 +375,7 @@ def _bad_bool(block: npt.NDArray[Any]) -> bool:
 
 
 def source_digest(probe_digest: str, layer: Layer, parts: Iterable[tuple[list[list[int]], bytes]]) -> str:
-    """Digest of the content of a layer at one step and of the probe, 32 hexadecimal digits.
+    """Return the digest of the content of a layer at one step and of the probe, 32 hexadecimal digits.
 
     `parts` are, for each shard that holds some of it, the ranges of probe rows and the digest of their values.
     """

@@ -58,7 +58,7 @@ class RunSummary:
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        """HTML for a notebook: the words of `str`, every name escaped."""
+        """Return HTML for a notebook: the words of `str`, every name escaped."""
         return f"<pre>{html.escape(str(self))}</pre>"
 
 
@@ -99,7 +99,7 @@ def summarize(store: ActivationStore) -> RunSummary:
 
 
 def _about_line(about: object) -> list[str]:
-    """A list with one line of all hyper-parameters; empty where there are none, or no plain ones."""
+    """Return a list with one line of all hyper-parameters; empty where there are none, or no plain ones."""
     try:
         said = plain_about(about)
     except (TypeError, ValueError):

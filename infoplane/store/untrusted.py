@@ -104,7 +104,7 @@ def limits_for(
 
 
 def _contents(directory: Path) -> list[os.stat_result]:
-    """The status of everything in a directory, links not followed; none where it cannot be listed."""
+    """Return the status of everything in a directory, links not followed; none where it cannot be listed."""
     found: list[os.stat_result] = []
     if directory.is_symlink():
         return found
