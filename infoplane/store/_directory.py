@@ -146,9 +146,8 @@ class Ledger:
         if self.uncertain:
             out.append(f"what was written may not survive a power failure ({self.error})")
         if self.unlisted:
-            out.append(
-                f"the shards are whole, but not the manifest ({self.error}); opening with resume=True makes up for it"
-            )
+            advice = "opening the run with resume=True makes up for it"
+            out.append(f"the shards are whole, but not the manifest ({self.error}); {advice}")
         if self.unsaved:
             out.append(f"the session's file could not be written ({self.error}): {self._cost_of_unsaved()}")
         return out
