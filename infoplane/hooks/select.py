@@ -232,7 +232,8 @@ def scripted_modules(model: nn.Module) -> list[str]:
 def _walk(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
     """Yield (name, module) for this module and each below it, by every way that leads to it."""
     yield name, module
-    for child_name, child in () if is_scripted(module) else module._modules.items():
+    # The wrappers of FSDP and of checkpointing still run, only their names are left out.
+    inside = unwrap(module, _WRAPPED)
+    for child_name, child in () if is_scripted(inside) else inside._modules.items():
         if child is not None:
-            # The wrappers of FSDP and of checkpointing still run, only their names are left out.
             yield from _walk(unwrap(child, _WRAPPED), f"{name}.{child_name}" if name else child_name)

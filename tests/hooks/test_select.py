@@ -9,6 +9,7 @@ import pytest
 import torch
 from recording import keys, record, recorder
 from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
 X = torch.randn(12, 4, generator=torch.Generator().manual_seed(0))
 
@@ -366,6 +367,15 @@ def test_names_survive_wrappers():
     for model in (plain, compiled, parallel):
         _, snapshot = record(model, X, layers=["0.1", "module.1.1"])
         assert keys(snapshot) == ["0.1", "1.1", "2"]
+
+
+@pytest.mark.parametrize("wrap", ["nothing", "a part", "all"])
+def test_names_leave_wrappers_of_checkpointing_out(wrap):
+    model = mlp()
+    if wrap == "a part":
+        model[1] = checkpoint_wrapper(model[1])
+    _, snapshot = record(checkpoint_wrapper(model) if wrap == "all" else model, X)
+    assert keys(snapshot) == ["0.0", "0.1", "1.0", "1.1", "2"]
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated")
