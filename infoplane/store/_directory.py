@@ -1,4 +1,4 @@
-"""A session's place in a run directory: made, replaced, joined as a further rank or continued, and kept up to date."""
+"""What a writer does in a run directory besides shards: make, replace, join or continue a run, keep its records."""
 
 from __future__ import annotations
 
@@ -39,32 +39,34 @@ from infoplane.store.reader import ActivationStore
 POLL_SECONDS = 0.05
 
 RESULTS = ("results.csv", "results.json")
-"""Files of the analysis of a run, which is about its activations alone: they go where the run is replaced."""
+"""Files that an analysis leaves in the run directory. They describe its activations, and are removed with them."""
 
 LOST = "to go on with it pass resume=True; to give it up delete the directory yourself"
 
 
 class Ledger:
-    """Keeps the manifest and the session's file of one writer. After a write error they wait: shards do without.
+    """Keeps the manifest and the session's file of one writer up to date.
+
+    What a write error kept off the disk stays in memory and is written later. Shards can be read without it.
 
     Attributes
     ----------
     dropped : dict of int to str
         Steps that could not be written, with the reason.
     error : OSError, MemoryError or None
-        The write error that last cost something, for a caller that wants it raised.
+        The last write error, for StoreWriter to raise. One after which a shard is tried again is not kept.
     uncertain : bool
         A published file may not survive a power failure: its directory could not be synced.
     unlisted : list of bytes
         Manifest lines that are not on the disk yet.
     unsaved : bool
-        The session's file waits for the disk to work again.
+        The session's file on the disk is out of date.
     mark : str
-        Name of the empty file that says which steps were dropped while the session's file cannot be written.
+        Name of the empty file that says which steps were dropped while the session's file cannot be written; or "".
     """
 
     def __init__(self, path: Path, lock: files.PidLock, record: SessionRecord) -> None:
-        """Write the session's file for the first time; the writer releases `lock` when it is closed."""
+        """Write the session's file, of which `record` is the content; the writer releases `lock` when it is closed."""
         self.path, self.lock, self.record = path, lock, record
         self.dropped: dict[int, str] = {}
         self.error: OSError | MemoryError | None = None
@@ -82,7 +84,7 @@ class Ledger:
         files.publish(self.path / SESSIONS_DIR, name, [self.record.dump()], replace=replace)
 
     def drop(self, steps: Iterable[int], error: BaseException) -> None:
-        """Note in memory that these steps are lost, and through which error; `save` writes it."""
+        """Note in memory that these steps are lost, and the error that lost them; `save` writes that to the disk."""
         # A new dictionary: another thread may be reading the old one.
         self.dropped = self.dropped | {step: f"{type(error).__name__}: {error}" for step in steps}
         self.unsaved = True
@@ -96,7 +98,7 @@ class Ledger:
         self.save()
 
     def close(self, stalled_seconds: float) -> None:
-        """Note that the session was closed, and write everything that is not written yet."""
+        """Note that the session was closed and how long training waited for the disk; write what is not yet written."""
         self.record.closed = True
         self.record.stalled_seconds = round(stalled_seconds, 3)
         self.unsaved = True
@@ -113,7 +115,7 @@ class Ledger:
         self.save()
 
     def save(self) -> None:
-        """Write the session's file if it changed; if that fails, an empty file whose name has the lost steps."""
+        """Write the session's file if it changed; if that fails, make an empty file named after the lost steps."""
         with self._saving:
             if not self.unsaved:
                 return
@@ -190,7 +192,7 @@ def open_directory(
     try:
         for name in (SESSIONS_DIR, SHARDS_DIR):
             (path / name).mkdir(exist_ok=True)
-        _sweep(path, rank)  # only after the lock: no living writer's files go
+        _sweep(path, rank)  # after the lock is taken, so that no file of a living writer is removed
         if overwrite and rank == 0 and (path / RUN_FILE).exists():
             _remove_run(path)
         last = None  # the last step of the run that is continued
@@ -253,7 +255,10 @@ def _check_same(
 
 
 def _differences(old: Any, new: Any, field: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Yield (field, old value, new value) wherever two JSON values differ; inner fields are named `outer.inner`."""
+    """Yield (field, old value, new value) wherever two JSON values differ.
+
+    A field inside another one is named `outer.inner`. One that is missing counts as None.
+    """
     if isinstance(old, dict) and isinstance(new, dict):
         for key in old | new:
             yield from _differences(old.get(key), new.get(key), f"{field}.{key}" if field else str(key))
@@ -267,7 +272,7 @@ def _rebuild_manifest(store: ActivationStore, rank: int) -> None:
     if path.exists() or path.is_symlink():
         try:
             old = read_manifest(path)
-        except StoreError:  # no regular file, or beyond all sizes: another one takes its place
+        except StoreError:  # not a regular file, or too large: the new manifest takes its place
             old.clean = False
     unlisted = [s for s in store.valid_shards() if s.name.rank == rank and str(s.name) not in old.lines]
     lines = [*old.lines.values(), *(_line(store.path, shard) for shard in unlisted)]
@@ -284,15 +289,15 @@ def _line(path: Path, shard: Shard) -> bytes:
 
 
 def _sweep(path: Path, rank: int) -> None:
-    """Remove unfinished files of earlier writers of this rank. The caller holds its lock, so those have ended."""
+    """Remove temporary files that earlier writers of this rank left. The caller holds its lock, so they have ended."""
 
     def dead(name: str, pid: int) -> bool:
-        """Whether the temporary file that process `pid` made to become `name` is of a writer of this rank, now dead."""
+        """Whether process `pid`, whose temporary file was to become `name`, was a writer of this rank and has ended."""
         if (writer := _writer_of(name)) is not None:
             return writer[1] == rank
         if name in (RUN_FILE, PROBE_FILE):  # which rank 0 writes
             return rank == 0
-        if name == lock_file(rank):  # another process that is alive is about to find the lock taken
+        if name == lock_file(rank):  # a living process may be trying to take the lock right now
             return not files.alive(pid)
         return name == manifest_file(rank)
 
@@ -316,7 +321,11 @@ def _ranks_by_session(path: Path) -> dict[int, set[int]]:
 
 
 def _session_number(path: Path, rank: int, told: int | None, join_seconds: float) -> int:
-    """Return a new number for rank 0; for others wait for its session, the one `told` or the newest, or StoreError."""
+    """Return the number of the session that begins.
+
+    For rank 0 it is a new one. Any other rank joins a session of rank 0: number `told`, or the newest where it is None.
+    It waits for that session; StoreError after `join_seconds`, or where there are too many sessions.
+    """
 
     def joinable() -> int:
         """Return the session of rank 0 that this rank can join; 0 where there is none yet."""
@@ -325,7 +334,7 @@ def _session_number(path: Path, rank: int, told: int | None, join_seconds: float
         number = newest if told is None else told
         if 0 not in ranks.get(number, ()) or rank in ranks[number]:
             return 0
-        # The newest one may be of a process that has ended; a session that this rank was told of is not.
+        # The newest session may have ended, so it counts only while rank 0 holds its lock; one told of always counts.
         return number if told is not None or files.is_held(path / lock_file(0)) else 0
 
     late = f"rank {rank} found no session of rank 0 to join in {path} within {join_seconds:g} s; start rank 0 first"
@@ -356,7 +365,8 @@ def _remove_run(path: Path) -> None:
     held = next((name for name in others if files.is_held(path / name)), None)
     if held is not None:
         raise StoreError(f"{path} is being written ({held} is held); wait for it, or stop it")
-    # The order lets a removal that was cut short be made again: with run.json in its place this still is a run.
+    # run.json is removed last: while it is there, the directory is a run, and a removal that was cut short can be
+    # made again.
     _remove(path / SHARDS_DIR, ShardName.parse)
     _remove(path, lambda name: name in RESULTS or is_manifest_file(name) or parse_dropped_file(name))
     _remove(path / SESSIONS_DIR, parse_session_file)
@@ -365,22 +375,25 @@ def _remove_run(path: Path) -> None:
 
 
 def _is_closed(sessions: Path) -> bool:
-    """Whether every rank of the newest session was closed; older ones may have been killed, with the run resumed."""
-    found = [(place[0], entry) for entry in sessions.iterdir() if (place := parse_session_file(entry.name))]
+    """Whether every rank of the newest session was closed.
+
+    `sessions` is the folder of the sessions' files. Older sessions may have been killed before the run was resumed.
+    """
+    found = [(parsed[0], entry) for entry in sessions.iterdir() if (parsed := parse_session_file(entry.name))]
     newest = max((session for session, _ in found), default=0)
     last = [entry for session, entry in found if session == newest]
     return all(SessionRecord.load(files.read_file(entry), entry.name).closed for entry in last)
 
 
 def _remove(directory: Path, is_ours: Callable[[str], object]) -> None:
-    """Remove the files for whose names `is_ours` gives something true, in the order of names: run.json the last."""
+    """Remove the files for whose names `is_ours` is true, in the order of their names: run.json after probe.h5."""
     for entry in sorted(directory.iterdir()):
         if is_ours(entry.name):
             entry.unlink()
 
 
 def _wait_for(find: Callable[[], int], seconds: float, message: str) -> int:
-    """Call `find` again and again until its result is not 0 (or False), and return that; StoreError if none in time."""
+    """Call `find` until its result is not 0 or False, and return that; StoreError with `message` after `seconds`."""
     deadline = time.monotonic() + seconds
     while not (result := find()):
         if time.monotonic() > deadline:

@@ -57,9 +57,9 @@ class PlainArray:
     dtype : dtype
         In the byte order of this machine.
     blocks : function
-        Gives all of the array in parts, each with the place of its first element, in the stored order of axes.
+        Yields the whole array in blocks, each after the index of its first element; axes in the order of the file.
     reversed : bool
-        Whether the axes are stored in the opposite order.
+        Whether the file has the axes in the opposite order of `shape`.
     """
 
     key: Key
@@ -89,7 +89,7 @@ def refuse_sparse(key: Key) -> NoReturn:
 
 
 def not_plain(kind: str) -> str:
-    """Return words for a MATLAB class that is left out."""
+    """Return what messages call a MATLAB variable of class `kind`, which is left out: `text`, `a cell array`."""
     if kind == "struct":
         return "a struct; save(..., '-struct', ...) saves its fields as variables"
     return {"char": "text", "cell": "a cell array"}.get(kind, f"of class {shorten(kind, 32)}")
@@ -100,7 +100,7 @@ def find_in_hdf5(stream: IO[bytes]) -> tuple[list[PlainArray], Skipped]:
     stream.seek(0)
     matlab = stream.read(10) == b"MATLAB 7.3"
     access = h5p.create(h5p.FILE_ACCESS)
-    # By way of the open file: the library never gets a name, and cannot wait on a pipe.
+    # The library reads from the open file. Given a name it might open a pipe, and wait for ever.
     access.set_fileobj_driver(h5fd.fileobj_driver, stream)
     root = h5g.open(h5f.open(b"foreign", h5f.ACC_RDONLY, fapl=access), b"/")
     walk = _Walk(h5o.get_info(root).addr, matlab=matlab)
@@ -109,17 +109,20 @@ def find_in_hdf5(stream: IO[bytes]) -> tuple[list[PlainArray], Skipped]:
 
 
 class _Walk:
-    """A walk through all objects of a file, each looked at once, by hard links alone, into `found` and `skipped`."""
+    """Visits every object of a file once, by hard links alone: arrays to read go to `found`, all else to `skipped`."""
 
     def __init__(self, root: int, *, matlab: bool) -> None:
-        """Begin at the group with the address `root`, in a file that MATLAB wrote or another program."""
+        """Note the address of the root group, `root`, and whether MATLAB wrote the file; `group` starts the walk."""
         self.matlab = matlab
         self.found: list[PlainArray] = []
         self.skipped: Skipped = []
         self._seen: dict[int, Key] = {root: ("/",)}
 
     def group(self, key: Key, group: Any) -> None:
-        """Walk through everything below a group, in the order of creation where the file knows it, else of names."""
+        """Visit everything below `group`, which has the names `key`; StoreError where it is too deep or too much.
+
+        The order is that of creation where the file keeps it, else that of the names.
+        """
         if len(key) > _DEEPEST:
             raise StoreError(f"{named(key)} lies more than {_DEEPEST} groups deep")
         if len(self._seen) + group.get_num_objs() > _MAX_OBJECTS:
@@ -134,7 +137,7 @@ class _Walk:
                 self.skipped.append((inner, why))
 
     def _link(self, key: Key, group: Any, raw: bytes) -> str:
-        """Look at what the link `raw` of a group leads to; return why that is left out, "" where it is not."""
+        """Visit what the link named `raw` in a group leads to; return why that is left out, or "" where it is not."""
         kind = group.links.get_info(raw).type
         if kind != h5l.TYPE_HARD:
             words = {h5l.TYPE_SOFT: "a soft link", h5l.TYPE_EXTERNAL: "a link to another file"}
@@ -148,7 +151,7 @@ class _Walk:
         return self._dataset(key, h5d.open(group, raw)) if info.type == h5o.TYPE_DATASET else "a named type"
 
     def _open_group(self, key: Key, group: Any) -> str:
-        """Walk through a group and return ""; return words for one that is a variable of a MATLAB class."""
+        """Visit what is in a group and return ""; where the group is one MATLAB variable, only return what that is."""
         if h5a.exists(group, b"MATLAB_sparse"):
             refuse_sparse(key)
         kind = _matlab_class(group)
@@ -175,7 +178,7 @@ class _Walk:
         # MATLAB stores the axes of its arrays in the opposite order.
         shape, turned = tuple(map(int, space.shape)), self.matlab or kind is not None
         chunk = _chunk(key, creation, dataset, shape, dtype)
-        meant = np.dtype(bool) if kind == "logical" else dtype
+        meant = np.dtype(bool) if kind == "logical" else dtype  # MATLAB stores booleans as bytes
         blocks = partial(_blocks, dataset, shape, chunk, dtype, meant)
         self.found.append(PlainArray(key, shape[::-1] if turned else shape, meant, blocks, reversed=turned))
         return ""
@@ -203,12 +206,12 @@ def _text(raw: bytes) -> str:
 
 
 def _matlab_class(thing: Any) -> str | None:
-    """Return the class that MATLAB gave an object; None where it was not MATLAB's."""
+    """Return the class that MATLAB gave an object; None where it was not MATLAB's, "unknown" for an odd attribute."""
     if not h5a.exists(thing, b"MATLAB_class"):
         return None
     attribute = h5a.open(thing, b"MATLAB_class")
     kind = attribute.get_type()
-    # A text of variable length is a pointer, which a file can point anywhere.
+    # A text of variable length is not read: it is a pointer, and a made-up file could let it point anywhere.
     plain = kind.get_class() == h5t.STRING and not kind.is_variable_str() and 0 < kind.get_size() <= 64
     if not plain or attribute.get_space().get_simple_extent_npoints() != 1:
         return "unknown"
@@ -223,7 +226,10 @@ _WORDS |= {h5t.VLEN: "rows of different lengths", h5t.OPAQUE: "bytes without a t
 
 
 def _dtype(key: Key, kind: Any) -> np.dtype[Any] | str:
-    """Return the numpy type of plain numbers, in this machine's byte order; words for what anything else is."""
+    """Return the numpy type, in this machine's byte order, of an HDF5 type of plain numbers.
+
+    For another HDF5 type return a string that says what it is; StoreError for complex numbers, or of an unusual size.
+    """
     group = kind.get_class()
     if _is_complex(kind):
         refuse_complex(key)
@@ -232,7 +238,7 @@ def _dtype(key: Key, kind: Any) -> np.dtype[Any] | str:
     try:
         dtype: np.dtype[Any] = np.dtype(kind.dtype).newbyteorder("=")
     except (TypeError, ValueError):
-        dtype = np.dtype("V1")
+        dtype = np.dtype("V1")  # numpy has no such type: refused below
     if group == h5t.ENUM and dtype != np.dtype(bool):
         return "an enumeration"
     if f"{dtype.kind}{dtype.itemsize}" not in NUMBERS:
@@ -264,10 +270,14 @@ def _check_storage(key: Key, creation: Any) -> None:
 
 
 def _chunk(key: Key, creation: Any, dataset: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[int, ...]:
-    """Return the shape of one chunk of an array; StoreError where some of its chunks were never written."""
+    """Return the shape of the smallest block of an array that can be read without reading any part twice.
+
+    That is one chunk, or one element of an array stored in one piece. StoreError where a chunk was never written, or
+    is too large.
+    """
     if not math.prod(shape):
         return shape
-    # An array that is stored in one piece can be read in any pieces, and is there as a whole or not at all.
+    # An array in one piece counts as one chunk, which is there or not (`there` of `all_of`).
     chunk, there, all_of = tuple(1 for _ in shape), int(dataset.get_storage_size() > 0), 1
     if creation.get_layout() == h5d.CHUNKED:
         chunk = tuple(map(int, creation.get_chunk()))
@@ -283,17 +293,20 @@ def _chunk(key: Key, creation: Any, dataset: Any, shape: tuple[int, ...], dtype:
 def _blocks(
     dataset: Any, shape: tuple[int, ...], chunk: tuple[int, ...], dtype: np.dtype[Any], meant: np.dtype[Any]
 ) -> Iterator[Block]:
-    """Yield a dataset in blocks of whole chunks, so that none is decompressed twice, about 32 MiB each."""
+    """Yield a dataset in blocks of about 32 MiB, of whole chunks, so that none is decompressed twice.
+
+    `dtype` is the type of the numbers as stored, `meant` that of the blocks: both are the same, or `meant` is bool.
+    """
     if not math.prod(shape):
         return
-    size = list(chunk)
+    size = list(chunk)  # of a block: as many chunks as fit along the last axis, then along those before it
     for axis in reversed(range(len(shape))):
         more = max(1, _BLOCK // (math.prod(size) * dtype.itemsize))
         size[axis] = min(shape[axis], chunk[axis] * more)
     array = h5py.Dataset(dataset).astype(dtype)
     for start in itertools.product(*(range(0, n, s) for n, s in zip(shape, size, strict=True))):
         block = np.asarray(array[tuple(slice(i, i + n) for i, n in zip(start, size, strict=True))])
-        # A byte that is neither 0 nor 1 would be a boolean that is neither.
+        # The bytes of stored booleans may be other numbers than 0 and 1: all but 0 become True.
         bits = block.view(np.uint8) if dtype.kind == "b" else block
         yield start, bits != 0 if meant.kind == "b" else block
 
@@ -321,7 +334,7 @@ def find_in_mat(stream: IO[bytes]) -> tuple[list[PlainArray], Skipped]:
             # Version 4 knows doubles alone; whole numbers among them are stored as shorter ones.
             dtype = _MATLAB["double"] if version == 0 else _MATLAB[kind]
             found.append(PlainArray(key, tuple(map(int, shape)), dtype, partial(_variable, stream, key, shape, dtype)))
-        elif not name.startswith("__"):
+        elif not name.startswith("__"):  # such names are scipy's own, as `__function_workspace__`
             skipped.append((key, not_plain(kind)))
     twice = next((key for key, count in Counter(one.key for one in found).items() if count > 1), None)
     if twice is not None:
@@ -330,14 +343,17 @@ def find_in_mat(stream: IO[bytes]) -> tuple[list[PlainArray], Skipped]:
 
 
 def _variable(stream: IO[bytes], key: Key, shape: Sequence[int], dtype: np.dtype[Any]) -> Iterator[Block]:
-    """Yield one variable, all at once: a file of these versions holds at most 2 GiB in each."""
+    """Yield a variable of a `.mat` up to version 7 as one block: none is larger than 2 GiB.
+
+    StoreError where it is complex, sparse, or of another shape than `shape`.
+    """
     from scipy.io import loadmat
     from scipy.sparse import issparse
 
     stream.seek(0)
     try:
-        # mat_dtype: doubles that are whole numbers are stored as bytes, and are doubles all the same. It would also
-        # make complex numbers real, with a warning.
+        # MATLAB stores doubles that are whole numbers as bytes; with mat_dtype they are doubles again. It would also
+        # make complex numbers real, with a warning, which is turned into an error here.
         with warnings.catch_warnings(action="error", category=np.exceptions.ComplexWarning):
             array = loadmat(stream, variable_names=list(key), mat_dtype=True, appendmat=False).get(key[0])
     except np.exceptions.ComplexWarning:

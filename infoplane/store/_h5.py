@@ -1,4 +1,4 @@
-"""The one place where HDF5 is used for runs: laying out a new file; and the parse of an existing one, without it.
+"""The HDF5 files of a run: a new one is laid out with the HDF5 library, an existing one is parsed without it.
 
 HDF5 never touches a disk here and never reads or writes an array. To write, it lays out the objects in
 memory and says where each array belongs; the bytes go to the disk from Python, so a full disk is an
@@ -89,8 +89,8 @@ class Extent:
 class _Image(io.BytesIO):
     """A file in memory that keeps the metadata of what HDF5 writes; the arrays come from elsewhere."""
 
-    # `h5py.File(BytesIO())`, which writes the arrays too, would do without it and takes, digest included and the disk
-    # left out, 10 ms in place of 0.1 for a shard of 1 MB and 158 ms in place of 28 for one of 67 MB.
+    # Simpler would be `h5py.File(BytesIO())`, which holds the arrays too. It takes 10 ms in place of 0.1 for a shard of
+    # 1 MB and 158 ms in place of 28 for one of 67 MB, with the digest and without the disk.
 
     size = 0
     metadata_end = 1 << 62  # set by `plan`: what is written from there on is arrays
@@ -103,7 +103,7 @@ class _Image(io.BytesIO):
         return len(data)
 
     def truncate(self, size: int | None = None) -> int:
-        """Note how long the whole file is, arrays included, without making it so."""
+        """Note and return the size of the whole file, arrays included; no memory is taken for it."""
         self.size = self.tell() if size is None else size
         return self.size
 
@@ -130,8 +130,11 @@ class FileLayout:
     extents: Mapping[str, Extent]
 
     def pieces(self, contents: Mapping[str, Sequence[Any]]) -> Iterator[memoryview]:
-        """Yield the bytes of the file in order; `contents` holds, by name, the buffers that together are an array."""
-        at = 0  # how many bytes of the file have been given
+        """Yield the bytes of the file in order; ValueError where an array has more or fewer bytes than planned.
+
+        `contents` holds for the name of each array the buffers that make it up, one after the other.
+        """
+        at = 0  # how many bytes of the file have been yielded
         for name, extent in sorted(self.extents.items(), key=lambda item: item[1].offset):
             if not extent.nbytes:
                 continue
@@ -162,7 +165,7 @@ def plan(*named: tuple[str, tuple[str, tuple[int, ...]]]) -> FileLayout:
         h5g.create(file, ACTS.encode())
     for name, (kind, shape) in arrays.items():
         datasets[name] = h5d.create(file, name.encode(), TYPES[kind], h5s.create_simple(shape), dcpl=creation)
-    # All metadata get their place now; writing one element of an array then makes HDF5 choose the array's.
+    # The flush gives all metadata their place. HDF5 chooses the place of an array when its first element is written.
     h5f.flush(file)
     image.metadata_end = len(image.getbuffer())
     extents = {}
@@ -174,12 +177,12 @@ def plan(*named: tuple[str, tuple[str, tuple[int, ...]]]) -> FileLayout:
             space.select_elements(np.zeros((1, len(shape)), np.int64))
             dataset.write(one_element, space, zero, mtype=h5t.NATIVE_INT64)
         extents[name] = Extent(dataset.get_offset() or 0, shape, kind)  # an array without elements has no offset
-    del dataset, datasets  # what is open in it would keep the file open
+    del dataset, datasets  # a dataset that is open would keep the file open
     file.close()
     return FileLayout(image, extents)
 
 
-# Layouts that `parse` has accepted: size of the file, offset -> content of its blocks of metadata, place of each array.
+# Layouts that `parse` has accepted: size of the file, its blocks of metadata by their offset, place of each array.
 _known: deque[tuple[int, dict[int, bytes], dict[str, Extent]]] = deque(maxlen=16)
 
 
@@ -285,7 +288,8 @@ def _shape(name: str, space: Fields) -> tuple[int, ...]:
     # Limits to which the axes may grow follow: an array cannot grow where they are its shape.
     if with_limits and shape != tuple(space.number(8) for _ in range(rank)):
         raise StoreError(f"{shown(name)} is resizable")
-    # Without elements no size of the file holds the other lengths down, and numpy has limits of its own.
+    # An array with a length of 0 has no bytes in the file, whatever its other lengths. They are bounded all the same:
+    # numpy could not make an array of lengths beyond all sizes.
     if rank > _MAX_RANK or math.prod(max(n, 1) for n in shape) > _MAX_ELEMENTS:
         raise StoreError(f"{shown(name)} has a shape that no array can have")
     return shape

@@ -72,7 +72,7 @@ def _check_count(count: int, limit: int) -> None:
 
 
 def _width(largest: int) -> int:
-    """Return how many bytes a node of a B-tree has for a number that is 1 to `largest`."""
+    """Return how many bytes HDF5 takes in a node of a B-tree for a count of at most `largest`."""
     return (largest.bit_length() + 7) // 8
 
 
@@ -137,7 +137,7 @@ class NameTree:
 class Heap:
     """A "fractal heap": blocks that together hold the links of a group; `heap[identifier]` gives the bytes of one.
 
-    The blocks are found by tables, in which larger ones follow smaller ones, and whose last entries are tables again.
+    A table lists the blocks, small ones first. The last entries of a large table are tables again.
     """
 
     def __init__(self, blocks: MetadataBlocks, address: int, what: str) -> None:
@@ -164,7 +164,10 @@ class Heap:
         self.starts, self.contents = list(found), list(found.values())
 
     def __getitem__(self, identifier: bytes) -> bytes:
-        """Return the object that an identifier names: 1 byte of version and kind, both 0, offset (4), length (2)."""
+        """Return the bytes of the object that `identifier` names; StoreError where it does not lie in a block.
+
+        An identifier is a byte of version and kind, both 0, the object's offset in the heap (4) and its length (2).
+        """
         if identifier[0] != 0:
             raise StoreError(f"{self.what} keeps an object outside its blocks")
         offset, size = int.from_bytes(identifier[1:5], "little"), int.from_bytes(identifier[5:7], "little")
@@ -175,7 +178,11 @@ class Heap:
         return self.contents[number][begin : begin + size]
 
     def _content(self, address: int, start: int, size: int, rows: int) -> Iterator[tuple[int, bytes]]:
-        """Yield (offset in the heap, bytes) of the block at `address`, or of each in the table of `rows` there."""
+        """Yield (offset in the heap, bytes) of the block at `address`, or of each block in the table there.
+
+        `rows` is 0 for a block, of `size` bytes, and else the number of the table's rows; `start` is the offset in the
+        heap at which it begins.
+        """
         if not rows:
             yield start, self._block(address, start, size)
             return
@@ -210,7 +217,7 @@ class Heap:
         return [fields.number(8) for _ in range(entries)]
 
     def _check_start(self, data: bytes, start: int, what: str) -> int:
-        """StoreError unless the head of a block names this heap and offset `start`; return how long that head is."""
+        """Return the length of a block's or table's head; StoreError unless it names this heap and offset `start`."""
         fields = Fields(data, what, 4)
         fields.expect(1, 0, name="version")
         fields.expect(8, self.address, name="heap")

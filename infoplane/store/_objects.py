@@ -152,7 +152,7 @@ def verify(data: bytes, stored: bytes, what: str) -> None:
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of one object, a group or an array (`what`, for errors): contents of messages, by their kind."""
+    """The header of one object, a group or an array: the contents of its messages by kind. Errors call it `what`."""
 
     what: str
     messages: Mapping[int, list[bytes]]
@@ -223,4 +223,4 @@ def _messages(chunk: bytes, what: str, *, ordered: bool) -> Iterator[tuple[int, 
         content = fields.take(size)
         if flags & _SHARED and kind != DATATYPE:
             raise StoreError(f"{what} shares its description with another object; that is not allowed")
-        yield kind, b"" if flags & _SHARED else content  # a committed type stands elsewhere: nothing to compare here
+        yield kind, b"" if flags & _SHARED else content  # a type that lies elsewhere: b"" is no allowed type

@@ -187,11 +187,14 @@ def _get_pairs(data: Mapping[str, Any], key: str) -> tuple[tuple[str, str], ...]
     return tuple((name, layer) for name, layer in _get_list(data, key, is_pair, "[name, layer]"))
 
 
-_last_layers: tuple[list[Any], tuple[Layer, ...]] = ([], ())
+_last_layers: tuple[list[Any], tuple[Layer, ...]] = ([], ())  # of the shard read before: their JSON, and made of it
 
 
 def _get_layers(data: Mapping[str, Any], key: str) -> tuple[Layer, ...]:
-    """Return the field `key`, layers of a shard, built once for shards with the same; StoreError for anything else."""
+    """Return the field `key`, the layers of a shard; StoreError for anything else.
+
+    Shards that follow one another with the same layers share one tuple.
+    """
     global _last_layers
     raw = get(data, key, list)
     known, layers = _last_layers
@@ -202,7 +205,7 @@ def _get_layers(data: Mapping[str, Any], key: str) -> tuple[Layer, ...]:
 
 
 def _checked_layers(raw: list[Any]) -> tuple[Layer, ...]:
-    """Return the layers of a shard from their JSON; StoreError where one is not possible."""
+    """Return the layers of a shard from their JSON; StoreError where one is not valid, or there are too many."""
     if len(raw) > MAX_LAYERS:
         raise StoreError(f"{len(raw)} layers, at most {MAX_LAYERS} allowed")
     try:
@@ -220,7 +223,10 @@ def _checked_layers(raw: list[Any]) -> tuple[Layer, ...]:
 
 
 def checked(how: Callable[..., Any], *limits: Any, key: str = "", **options: Any) -> Any:
-    """Return a dataclass field that `Checked.read` reads by `how(data, key, *limits)`; `key` is by default its name."""
+    """Return a dataclass field (made with `options`) whose value `Checked.read` gets by `how(data, key, *limits)`.
+
+    `data` is the JSON object, and `key` by default the name of the field.
+    """
     return field(metadata={"read": lambda data, name: how(data, key or name, *limits)}, **options)
 
 
@@ -239,7 +245,7 @@ class Checked:
 
     @classmethod
     def load(cls, data: bytes, name: str) -> Self:
-        """Return a record from the sealed bytes of a file; StoreError for altered ones, and for a newer format."""
+        """Return a record from the sealed bytes of the file `name`; StoreError for altered bytes or a newer format."""
         try:
             raw = load_sealed(data)
         except StoreError:
@@ -297,7 +303,10 @@ class SessionRecord(Checked):
     stalled_seconds: float = checked(_get_seconds, default=0.0)
 
     def unrecorded(self) -> list[tuple[str, tuple[int, ...], bool]]:
-        """Return the things that could not be recorded, each with its steps, and whether that is a mere note."""
+        """Return (what, steps, whether it is a mere note) of each thing that the recorder could not record.
+
+        These stand in the notes under "problems"; StoreError where something else stands there.
+        """
         listed = _get_objects({"problems": []} | self.notes, "problems")
         return [(get(item, "what", str), _get_steps(item, "steps"), get(item, "note", bool)) for item in listed]
 
@@ -314,9 +323,9 @@ class ManifestEntry(Checked):
     session: int = checked(get_int, 1, MAX_SESSIONS)
 
     def line(self) -> bytes:
-        """Return the object with its own checksum as the last field, no line end."""
+        """Return the line: the entry as JSON with a checksum as the last field, without a line end."""
         found = self.__dict__.copy()
-        return seal_json(found | {"bytes": found.pop("size")})
+        return seal_json(found | {"bytes": found.pop("size")})  # in the file the size is called `bytes`
 
     @classmethod
     def parse(cls, line: bytes) -> Self:
@@ -385,7 +394,7 @@ class Manifest:
         first = self._first.setdefault(entry.name, number)
         if first == number:
             self.entries[entry.name], self.lines[entry.name] = entry, line
-        elif self.entries.get(entry.name) == entry:
+        elif self.entries.get(entry.name) == entry:  # the same entry again: it does no harm
             self.clean = False
         else:  # nobody can say which of the two is right
             self.entries.pop(entry.name, None)
@@ -399,7 +408,7 @@ def read_manifest(path: Path) -> Manifest:
     bad: list[str] = []  # a complaint for each damaged line
     for number, line in enumerate(_lines(path), 1):
         try:
-            if line == b"":  # what a torn line leaves behind; not worth a word, but not for ever either
+            if line == b"":  # left by a torn line: no complaint, but it counts towards the limit
                 blank += 1
             else:
                 found.add(line, number)
@@ -411,7 +420,7 @@ def read_manifest(path: Path) -> Manifest:
             break
     else:  # every line was read
         found.complaints = first_lines(bad, f"{{}} more lines are damaged; {_WITHOUT}", _NAMED_LINES)
-    # The next writer rebuilds a manifest that is not clean: nothing can be appended to a torn line.
+    # A writer that resumes the run rebuilds a manifest that is not clean, as one whose last line has no end.
     found.clean = found.clean and not (bad or blank) and files.last_byte(path) in (b"", b"\n")
     return found
 
@@ -435,5 +444,5 @@ def _lines(path: Path) -> Iterator[bytes | None]:
             if whole:
                 yield None if too_long else piece[:-1]
             elif len(piece) <= MAX_MANIFEST_LINE:
-                return  # the end: a writer at work may add to it right now
+                return  # the last line has no end yet: a writer may be adding to it right now
             too_long = not whole

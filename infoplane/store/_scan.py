@@ -115,7 +115,10 @@ class Scan:
         self.problems.append(Problem(file, str(what), tuple(int(s) for s in steps)))
 
     def _ours(self, directory: str, parse: Callable[[str], T | None], what: str) -> dict[str, T]:
-        """Return what `parse` reads from the name of each file in a directory; names that it refuses are problems."""
+        """Return {name of each file in a directory: what `parse` reads from the name}.
+
+        A name for which `parse` returns None becomes a problem, "not a `what` of this format".
+        """
         found = {name: parse(name) for name in self._names(directory)}
         text = f"not a {what} of this format"
         foreign = [Problem(f"{directory}/{name}", text) for name, place in found.items() if place is None]
@@ -232,9 +235,12 @@ class Scan:
         return out
 
     def unrecorded(self) -> list[Problem]:
-        """Return what the recorder found missing, by the notes of the sessions, at steps that still count."""
+        """Return what the recorder could not record, by the notes of the sessions, at steps that still count.
+
+        A step no longer counts in a session where a newer session has replaced it.
+        """
         ends = self.session_ends()
-        found: dict[Problem, None] = {}
+        found: dict[Problem, None] = {}  # each problem once, in order
         for record in self.sessions:
             file = f"{SESSIONS_DIR}/{session_file(record.session, record.rank)}"
             try:
@@ -249,9 +255,12 @@ class Scan:
         return few(list(found), "", "more things that could not be recorded", most=_RECORDER_NAMES)
 
     def _verify_shard(self, shard: Shard, file: str) -> list[Problem]:
-        """Problems of one shard's bytes: layers and steps with another digest or, where all match, the whole file."""
+        """Return a problem for the layers and steps of a shard whose bytes do not match their digest.
+
+        Where all of these match, the digest of the whole file in the manifest is compared.
+        """
         entry = self.manifest.get(str(shard.name))
-        damaged: dict[tuple[int, ...], list[str]] = {}
+        damaged: dict[tuple[int, ...], list[str]] = {}  # steps -> keys of the layers that are damaged there
         with files.opened(self.path / SHARDS_DIR / str(shard.name)) as fd:
             for i, (layer, extent) in enumerate(zip(shard.meta.layers, shard.acts, strict=True)):
                 stride = extent.nbytes // len(shard.step)
@@ -268,7 +277,7 @@ class Scan:
 
 
 def few(found: list[Problem], file: str, rest: str, *, most: int = _NAMED) -> list[Problem]:
-    """Return the first `most` of like problems, and all others as one problem, which `rest` describes."""
+    """Return the first `most` of like problems and, in one more, the number of all others, their steps and `rest`."""
     # A file can name a million things that never were.
     more = found[most:]
     if not more:

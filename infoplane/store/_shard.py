@@ -52,12 +52,15 @@ class Frame:
     rows: IntArray  # (R, 2) half-open ranges of probe rows
     metrics: Mapping[tuple[str, str], float]  # (name, layer or "")
     nbytes: int  # bytes that the whole snapshot takes in a file: its arrays and their share of the index
-    begin: int = 0  # these samples of the snapshot's arrays
+    begin: int = 0  # the frame has the samples begin:end of the snapshot's arrays
     end: int | None = None
 
     @classmethod
     def of(cls, snapshot: Snapshot, *, samples: int, last_step: int | None, max_sample_bytes: int) -> Frame:
-        """Return a frame of a snapshot; ValueError if it cannot be stored, TypeError if a metric is no number."""
+        """Return a frame of a snapshot; ValueError if it cannot be stored, TypeError if a metric is no number.
+
+        The probe has `samples` rows, `last_step` was recorded before, and a file holds `max_sample_bytes` of arrays.
+        """
         _check_step(snapshot.step, last_step)
         rows, n = np.array([[0, samples]], np.int64), samples
         if snapshot.rows is not None:
@@ -164,14 +167,14 @@ def _metrics(snapshot: Snapshot) -> dict[tuple[str, str], float]:
 
 
 def encode_shard(meta: ShardMeta, frames: Sequence[Frame]) -> Iterator[memoryview]:
-    """Yield the bytes of a shard in order; activations are passed on, not copied."""
+    """Yield the bytes of a shard of these frames, which belong together; activations are passed on, not copied."""
     count, layers = len(frames), frames[0].layers
-    names = {pair: m for m, pair in enumerate(meta.metrics)}
-    metrics = np.full((count, len(names)), np.nan)
-    recorded = np.zeros((count, len(names)), np.uint8)
+    column = {pair: m for m, pair in enumerate(meta.metrics)}
+    metrics = np.full((count, len(column)), np.nan)
+    recorded = np.zeros((count, len(column)), np.uint8)  # 1 where a frame has the metric, which may be NaN itself
     for s, frame in enumerate(frames):
         for pair, value in frame.metrics.items():
-            metrics[s, names[pair]], recorded[s, names[pair]] = value, 1
+            metrics[s, column[pair]], recorded[s, column[pair]] = value, 1
     digests = b"".join(found for frame in frames for found in frame.digests)
     index: dict[str, npt.NDArray[Any]] = {
         "meta": np.frombuffer(canonical_json(meta.to_json(), "shard meta"), np.uint8),
@@ -194,7 +197,10 @@ def encode_shard(meta: ShardMeta, frames: Sequence[Frame]) -> Iterator[memoryvie
 def _encode(
     index: Mapping[str, npt.NDArray[Any]], acts: Mapping[str, tuple[str, tuple[int, ...], list[Any]]]
 ) -> Iterator[memoryview]:
-    """Yield the bytes of a file with these index arrays, their seal, and these activations (type, shape, buffers)."""
+    """Yield the bytes of a file with these index arrays, a digest of them all (the seal), and these activations.
+
+    `acts` has (type, shape, buffers with the bytes in order) for the name of each array of activations.
+    """
     index = {name: np.ascontiguousarray(array) for name, array in index.items()}
     index[SEAL] = np.frombuffer(digest(*(array.tobytes() for array in index.values())), np.uint8)
     arrays: dict[str, tuple[str, tuple[int, ...], list[Any]]] = {
@@ -259,7 +265,7 @@ class Shard:
 
 
 def decode_shard(source: _h5.Source, name: ShardName) -> Shard:
-    """Return the index of the shard that should have this name; StoreError, which names no file, for a damaged one."""
+    """Return the checked index of the shard file called `name`; StoreError, which does not name it, for damage."""
     extents, raw = _h5.parse(source, lambda text: _load_meta(text, str(name)))
     meta = ShardMeta.read(raw)
     arrays = _read_index(source, extents, SHARD_INDEX)
@@ -356,12 +362,15 @@ def check_probe(probe: Probe) -> None:
 
 
 def encode_probe(probe: Probe, run_id: str) -> Iterator[memoryview]:
-    """Yield the bytes of probe.h5. Inputs above MAX_INPUT_BYTES, or of another type, leave only their digest."""
+    """Yield the bytes of probe.h5.
+
+    Inputs above MAX_INPUT_BYTES, or of a type that is not in `_h5.TYPES`, are left out; only their digest is stored.
+    """
     meta: dict[str, Any] = {"kind": "probe", "format_version": version_of(probe), "run_id": run_id}
     meta |= {"part_names": list(probe.part_names), "label_names": list(probe.label_names)}
     meta["inputs_digest"] = inputs_digest(probe)
     if probe.input_shapes:
-        # Beside the digests, which are those of runs without it: such a run can be resumed.
+        # No digest covers this field, so that a run recorded without it can be resumed.
         meta["input_shapes"] = [list(shape) for shape in probe.input_shapes]
     index = {"meta": np.frombuffer(canonical_json(meta, "probe names"), np.uint8), **_probe_arrays(probe)}
     acts = {}

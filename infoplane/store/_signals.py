@@ -48,7 +48,10 @@ def unwatch(writer: StoreWriter) -> None:
 
 
 def guarded(method: Callable[P, R]) -> Callable[P, R]:
-    """Decorator for a method that holds locks: SIGTERM or SIGINT that comes meanwhile acts when the outermost ends."""
+    """Decorate a method that holds locks: a SIGTERM or SIGINT that comes while it runs acts when it ends.
+
+    Where one such method calls another, the signal acts when the outer one ends. SIGINT also acts at a `checkpoint`.
+    """
 
     @functools.wraps(method)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -106,7 +109,7 @@ def _run_all(jobs: dict[StoreWriter, Callable[[], None]], seconds: float) -> Ite
         for writer, thread in threads.items():
             try:
                 thread.start()
-            except RuntimeError:  # the interpreter is ending and starts no thread: one after the other, here
+            except RuntimeError:  # the interpreter is ending and starts no thread: the stack runs the job at its end
                 stack.callback(jobs[writer])
     for thread in threads.values():
         if thread.ident is not None:

@@ -31,13 +31,15 @@ class _Seal:
 class Worker:
     """Takes frames one after the other and publishes them as shards, in a thread of its own or in that of the caller.
 
+    To seal is to write the frames that wait as a shard.
+
     A shard that a write error stopped stays in memory and is written again with the next one, or at once where
     the caller waits for the disk. Only what fails twice is dropped: many errors pass, and no more than one shard waits.
 
     Attributes
     ----------
     max_sample_bytes : int
-        Bytes of one sample that still fit into a file.
+        The most bytes that one sample may have, so that a file has room for it and its index.
     last_step : int or None
         The step handed over last.
     waiting_bytes, bytes_written : int
@@ -121,17 +123,20 @@ class Worker:
             self.seal(wait=True)
             return
         with self._changed:
-            self._have_sealed(-1)  # no number of waiting bytes is as few: everything is sealed
+            self._have_sealed(-1)  # the bytes that wait are never that few: return when everything is sealed
 
     def _have_sealed(self, enough: int) -> None:
-        """Ask the thread to seal; return when it has, or only `enough` bytes wait. The caller holds the condition."""
+        """Ask the thread to seal; return when it has, when at most `enough` bytes wait, or when a signal is pending.
+
+        The caller holds the condition.
+        """
         if self._stopping:
             return
         request = _Seal()
-        self._queue.append(request)  # taken before the thread ends, or cleared away by a fault
+        self._queue.append(request)  # the thread takes every entry before it ends, and a fault clears the queue
         self._changed.notify_all()
         while request in self._queue and self._occupied() > enough and not _signals.pending():
-            self._changed.wait(0.5)  # awake now and then to see a signal
+            self._changed.wait(0.5)  # wakes up every half second to see whether a signal has come
             checkpoint()
 
     def stop(self) -> bool:
@@ -147,7 +152,7 @@ class Worker:
         return True
 
     def abandon(self, error: BaseException) -> None:
-        """List everything that is not published as dropped, while another thread may still be at it."""
+        """List every step that is not published yet as dropped through `error`; the thread may still be at work."""
         queued = [item for item in list(self._queue) if isinstance(item, Frame)]
         waiting = [frame.step for frame in [*self._held, *self._fresh, *queued]]
         self._ledger.drop([*self._publishing, *waiting], error)
@@ -177,7 +182,8 @@ class Worker:
                     break
                 # `seal_seconds` may be infinite, a wait may not.
                 self._changed.wait(None if wait is None else min(wait, 3600.0))
-            # It stays in the queue until it is done with, so that `abandon` finds it and who waits for a seal knows.
+            # The item stays in the queue while it is worked on: `abandon` finds it there, and `_have_sealed` sees from
+            # the queue whether its request is done.
             item = self._queue[0] if self._queue else None
             stopping = self._stopping
         if isinstance(item, Frame):
@@ -212,13 +218,13 @@ class Worker:
             self.seal()
 
     def _due_in(self) -> float | None:
-        """Seconds until the waiting frames are to be sealed; None when there are none."""
+        """Return the seconds until the waiting frames are to be sealed; None when there are none."""
         return self._due_at - time.monotonic() if self._fresh or self._held else None
 
     def seal(self, *, wait: bool = False) -> None:
         """Publish the frames that wait. With `wait` none stays for a later attempt: each is published or dropped."""
         shards = [frames for frames in (self._held, self._fresh) if frames]
-        attempts = 1 if self._held else 2  # left to the first of them
+        attempts = 1 if self._held else 2  # that the first of `shards` has left: a held one has failed once
         self._publishing = [frame.step for frames in shards for frame in frames]
         self._held, self._fresh, self._fresh_bytes = [], [], 0
         try:
@@ -252,7 +258,7 @@ class Worker:
         return True
 
     def _let_go(self, frames: list[Frame]) -> None:
-        """Free the memory of frames that are written or dropped."""
+        """Count frames that are written or dropped as waiting no longer, and hand their snapshots to `release`."""
         with self._changed:
             self.waiting_bytes -= sum(frame.nbytes for frame in frames)
         if self._release is not None:
@@ -280,7 +286,7 @@ class Worker:
             for part, group in enumerate(groups):
                 published.append(self._publish_file(replace(meta, part=part), group))
         except BaseException:
-            # Parts of a snapshot that cannot be completed were never acknowledged.
+            # Without its other parts a part is of no use: remove those written, which no manifest lists yet.
             for entry in published:
                 with contextlib.suppress(OSError):
                     (self._shards / entry.name).unlink()

@@ -30,12 +30,14 @@ from infoplane.store._foreign import Key, PlainArray, find_in_hdf5, find_in_mat,
 
 FOREIGN = (".h5", ".hdf5", ".mat")
 _SMALLEST_ROOM = 256 * MIB
-_MOST_EXPANSION = 100  # compressed activations of a dead layer reach it, one bomb of zeros ten times that
+# The arrays may take so many times the size of the file. The compressed activations of a dead layer reach it; a file
+# of zeros that is made to fill the memory has ten times that.
+_MOST_EXPANSION = 100
 _FREE_SHARE = 0.9
 _BYTES_PER_SECOND = 2 * MIB  # that a slow disk reads, with the compression undone
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
-_PLACES = (0, *(1 << n for n in range(9, 21)))  # where the signature may be: a header of the user's may stand before it
+_PLACES = (0, *(1 << n for n in range(9, 21)))  # where the signature may begin: HDF5 allows other content before it
 
 
 def read_foreign(file: str | os.PathLike[str], limits: limited.Limits | None = None) -> dict[Key, npt.NDArray[Any]]:
@@ -109,9 +111,9 @@ def unpack(file: str | os.PathLike[str], folder: str | os.PathLike[str]) -> dict
 
 
 def _limits(size: int, folder: str) -> limited.Limits:
-    """Limits for the child that reads a file of `size` bytes and writes its arrays into `folder`."""
+    """Return limits for the child that reads a file of `size` bytes and writes its arrays into `folder`."""
     room, base = _room(size, Path(folder)), limited.Limits().longer(size / _BYTES_PER_SECOND)
-    # scipy holds an array of a .mat up to version 7 as it is stored and as it is meant; these end at 2 GiB.
+    # Of a .mat up to version 7 scipy holds an array twice, as stored and as meant; each ends at 2 GiB.
     memory = base.memory_bytes + min(3 * room, 4096 * MIB)
     return replace(base, memory_bytes=memory, file_bytes=room + MIB)
 
@@ -122,7 +124,7 @@ def _room(size: int, folder: Path) -> int:
 
 
 def _check_room(found: Sequence[PlainArray], size: int, folder: Path) -> None:
-    """Raise StoreError where the arrays take more than may be read."""
+    """Raise StoreError where the arrays of a file of `size` bytes take more than may be read."""
     room, needed = _room(size, folder), sum(one.nbytes for one in found)
     if needed > room:
         largest = max(found, key=lambda one: one.nbytes)
@@ -145,7 +147,10 @@ def _is_hdf5(file: Path, stream: IO[bytes]) -> bool:
 
 
 def _write(file: Path, one: PlainArray) -> None:
-    """Save an array as a `.npy`, block by block; one whose axes are stored reversed in the order of Fortran."""
+    """Save an array as a `.npy`, block by block.
+
+    One whose axes the other file has reversed is saved in the order of Fortran, in which its numbers lie there.
+    """
     stored = one.shape[::-1] if one.reversed else one.shape
     header = {"descr": np.lib.format.dtype_to_descr(one.dtype), "fortran_order": one.reversed, "shape": one.shape}
     with file.open("xb") as out:
@@ -154,15 +159,18 @@ def _write(file: Path, one: PlainArray) -> None:
         for start, block in one.blocks():
             for place, run in _runs(stored, start, block):
                 out.seek(begin + place * one.dtype.itemsize)
-                out.flush()
+                out.flush()  # before `write_all`, which goes past the buffer of `out`
                 write_all(out.fileno(), np.ascontiguousarray(run).reshape(-1).view(np.uint8))
 
 
 def _runs(
     shape: Sequence[int], start: Sequence[int], block: npt.NDArray[Any]
 ) -> Iterator[tuple[int, npt.NDArray[Any]]]:
-    """Yield the parts of a block that lie in one piece in the whole array, each after its first element's place."""
-    axis = block.ndim  # from here on the block covers every axis, and the one before may be covered in part
+    """Cut a block into runs that lie in one piece in the whole array; yield (place of its first element, run).
+
+    `shape` is that of the whole array, `start` the index of the block in it. Places count elements from 0.
+    """
+    axis = block.ndim  # from this axis on the block is as long as the array; on the one before it may be shorter
     while axis and block.shape[axis - 1] == shape[axis - 1]:
         axis -= 1
     strides = [math.prod(shape[i + 1 :]) for i in range(len(shape))]
@@ -174,7 +182,7 @@ def _runs(
 def _load(file: Path, path: Path, said: dict[str, Any]) -> npt.NDArray[Any]:
     """Return the array that the child wrote to `path`; StoreError where shape or type are not those that it `said`."""
     try:
-        # Pages of a mapped file are fetched when they are used, and outlive its name.
+        # A large file is mapped: its pages are read when they are used, also after the folder was removed.
         array = np.load(path, mmap_mode="c" if path.stat().st_size > MIB else None, allow_pickle=False)
     except (OSError, ValueError) as error:
         raise StoreError(f"{file.name}: reading it gave no array for {named(tuple(said['key']))}") from error

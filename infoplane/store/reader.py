@@ -27,7 +27,7 @@ __all__ = ["ActivationStore", "Problem", "open_run"]
 
 
 class _SnapshotPart(NamedTuple):
-    """Snapshot number `at` of a shard."""
+    """What one shard holds of the snapshot of a step: its own snapshot number `at`."""
 
     shard: Shard
     at: int
@@ -120,7 +120,7 @@ class ActivationStore:
             raise ValueError(f"no layer {key!r} in run {self.path}; closest: {names}") from None
 
     def steps(self, key: str | None = None) -> list[int]:
-        """Steps with a complete snapshot, ascending; with `key`, those that hold this layer."""
+        """Return the steps with a complete snapshot, ascending; with `key`, those that hold this layer."""
         if key is None:
             bad = {step for _, step in self._bad}
             return [s for s, pieces in self._steps.items() if pieces[0].shard.acts and s not in bad]
@@ -161,7 +161,7 @@ class ActivationStore:
         out = []
         for step, pieces in self._steps.items():
             seen: set[tuple[str, str]] = set()
-            for piece in pieces:  # where several ranks recorded a metric, the lowest is heard
+            for piece in pieces:  # by rank: where several recorded a metric, the value of the lowest is taken
                 shard = piece.shard
                 for m in np.flatnonzero(shard.recorded[piece.at]).tolist():
                     pair = name, layer = shard.meta.metrics[m]
@@ -188,9 +188,10 @@ class ActivationStore:
         return int(self.probe.samples * layer.units * ARRAY_DTYPES[layer.dtype].itemsize)
 
     def read(self, key: str, steps: Sequence[int]) -> npt.NDArray[Any]:
-        """Activations of one layer, `(S, N, *unit_shape)`, rows in probe order, checked.
+        """Return the activations of one layer at S steps on all N rows of the probe, `(S, N, *unit_shape)`, checked.
 
-        The dtype is the stored one; bfloat16 comes as its uint16 bits (`Layer.dtype` says so).
+        The rows are in probe order. The dtype is the stored one; bfloat16 comes as its uint16 bits (`Layer.dtype` says
+        so).
 
         Raises
         ------
@@ -245,7 +246,7 @@ class ActivationStore:
         return [*scan.verify(), *unrecorded]
 
     def _resolve(self, scan: Scan) -> dict[int, tuple[_SnapshotPart, ...]]:
-        """Return the snapshot's parts by step, for complete steps; add what is lost to the problems of `scan`."""
+        """Return the parts of each complete snapshot by its step; add what is lost to the problems of `scan`."""
         # A session replaces the older ones from its first step on.
         cut = scan.session_ends()
         groups: dict[int, list[_SnapshotPart]] = {}
@@ -273,6 +274,7 @@ class ActivationStore:
             file = f"{SESSIONS_DIR}/{session_file(record.session, record.rank)}"
             lost = [Problem(file, f"not written while recording: {why}", tuple(steps)) for why, steps in gaps.items()]
             scan.problems += few(lost, file, "more reasons why steps were not written while recording")
+        # A mark may be left behind though the session's file was written later: only what that does not list is lost.
         for name, (session, rank, first, last) in scan.marks.items():
             listed = {d["step"] for r in scan.sessions if (r.session, r.rank) == (session, rank) for d in r.dropped}
             if first < cut[session] and not {first, last} <= listed:
@@ -324,7 +326,10 @@ class ActivationStore:
         return pieces, i
 
     def _read_shard(self, shard: Shard, jobs: Sequence[tuple[int, int, int]], out: npt.NDArray[Any]) -> list[int]:
-        """Read `jobs`, (place in `out`, snapshot, layer), of a shard into `out`; return the places that are damaged."""
+        """Read some snapshots of a shard into `out`; return the places in it that are damaged.
+
+        Each of `jobs` is (place along the first axis of `out`, number of the snapshot, number of the layer).
+        """
         bad: list[int] = []
         # Straight into `out` where the shard has one range of rows; several ranges go by way of a block of their own.
         start, stop = (int(n) for n in shard.rows[0])
@@ -353,7 +358,10 @@ class ActivationStore:
 
 
 def _runs(jobs: Sequence[tuple[int, int, int]], merge: bool) -> Iterable[tuple[int, int, int, int]]:
-    """Yield (place, snapshot, layer, n): with `merge`, n jobs that follow one another on both sides are one read."""
+    """Yield (place, snapshot, layer, n) for each read that the jobs take.
+
+    With `merge`, n jobs of one layer whose places and snapshots are consecutive are one read; else n is 1.
+    """
     at = 0
     while at < len(jobs):
         s, snapshot, i = jobs[at]

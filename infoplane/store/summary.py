@@ -99,7 +99,7 @@ def summarize(store: ActivationStore) -> RunSummary:
 
 
 def _about_line(about: object) -> list[str]:
-    """Return a list with one line of all hyper-parameters; empty where there are none, or no plain ones."""
+    """Return a list with one line of all hyper-parameters; empty where there are none, or one is not plain."""
     try:
         said = plain_about(about)
     except (TypeError, ValueError):
@@ -109,12 +109,16 @@ def _about_line(about: object) -> list[str]:
 
 
 def _positions(probe: Probe) -> dict[str, int]:
-    """Labels for each position: how many positions, and how many pairs of sample and position without a label."""
+    """Return what a summary says of labels for each position, {} where the probe has none.
+
+    That is the number of positions, and of pairs of sample and position without a label.
+    """
     if probe.positions is None:
         return {}
     return {"positions": probe.positions, "unlabelled": int(unlabelled(probe.labels).sum())}
 
 
 def _distinct(values: npt.NDArray[Any]) -> int:
-    """How many different values there are, at least one; `np.unique` would import numpy.ma, which takes time."""
+    """Return how many different values there are in `values`, which must not be empty."""
+    # `np.unique` would import numpy.ma, which takes time.
     return 1 + int(np.count_nonzero(np.diff(np.sort(values))))

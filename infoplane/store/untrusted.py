@@ -31,7 +31,7 @@ def verify_untrusted(path: str | os.PathLike[str], limits: Limits | None = None)
 
 
 def _ask(command: str, path: str | os.PathLike[str], limits: Limits | None) -> Any:
-    """What `infoplane COMMAND --json PATH` prints in a limited child, decoded."""
+    """Return what `infoplane COMMAND --json PATH` prints in a limited child, decoded from JSON."""
     path = os.fspath(path)
     return ask([command, "--trusted", "--json", "--", path], limits or limits_for([path]), path)
 
@@ -89,9 +89,10 @@ def limits_for(
     memory_bytes: int | None = None,
     seconds: float | None = None,
 ) -> Limits:
-    """Limits that grow with the size of the runs.
+    """Return limits that grow with the size of the runs.
 
-    `work_seconds` is what is done beside reading; `memory_bytes` and `seconds` stand in the place of the defaults.
+    `work_seconds` is the time for all work beside reading; `memory_bytes` and `seconds`, where given, replace the
+    limits of memory and of time.
     """
     # Bytes on the disk: holes of sparse files do not count.
     shards = [shard for run in runs for shard in _contents(Path(run).resolve() / SHARDS_DIR)]
@@ -110,6 +111,6 @@ def _contents(directory: Path) -> list[os.stat_result]:
         return found
     with contextlib.suppress(OSError), os.scandir(directory) as entries:
         for entry in entries:
-            with contextlib.suppress(FileNotFoundError):  # a writer at work
+            with contextlib.suppress(FileNotFoundError):  # a writer at work may have removed it meanwhile
                 found.append(entry.stat(follow_symlinks=False))
     return found

@@ -213,7 +213,7 @@ class StoreWriter:
         return os.getpid() == self._pid
 
     def abandon(self, error: Exception) -> None:
-        """List what is not published yet as dropped, for this reason, in the session's file; the end is near."""
+        """List every step that is not published yet as dropped through `error`, before the process ends."""
         self._worker.abandon(error)
 
     # Checks and reports
@@ -234,7 +234,7 @@ class StoreWriter:
             raise StoreError(f"recording into {self.path} has stopped: {why}") from failure
 
     def _raise_error(self) -> None:
-        """Raise the last write error once, where the user wants that."""
+        """Raise the last write error, once, where `on_error` is "raise"."""
         error = self._ledger.error
         if error is not None and self.on_error == "raise":
             self._ledger.error = None
@@ -249,7 +249,7 @@ class StoreWriter:
             self._report_dropped("training goes on, and recording with it once writing works again")
 
     def _report_dropped(self, what_now: str) -> None:
-        """Warn of the steps that could not be written, if there are any."""
+        """Warn of the steps that could not be written, if there are any; the warning ends in `what_now`."""
         dropped = self.dropped
         if dropped:
             self._reported = True
