@@ -483,8 +483,8 @@ STORE = [
     Mutant(
         "what a session superseded at its first step stays",
         "store/reader.py",
-        "if step < cut[shard.meta.session]:",
-        "if step <= cut[shard.meta.session]:",
+        "if step < ends[shard.meta.session]:",
+        "if step <= ends[shard.meta.session]:",
         "store/test_writer.py::test_resume_supersedes_and_deletes_nothing",
     ),
     Mutant(

@@ -14,7 +14,7 @@ MOST_NAMES, MOST_CHARACTERS = 200, 200
 
 
 def plain_about(about: object) -> dict[str, Scalar]:
-    """The same mapping with values that are plain: bool, int, float, str or None; arrays of one number as that number.
+    """Return the mapping with plain values: bool, int, float, str or None; a numpy or torch scalar as its number.
 
     Raises
     ------
@@ -40,7 +40,10 @@ def _name(name: object) -> str:
 
 
 def _scalar(name: str, value: Any) -> Scalar:
-    """A value as the scalar that JSON gives back; TypeError or ValueError where JSON would not keep it exactly."""
+    """Return a value as the scalar that JSON gives back; TypeError or ValueError where JSON would not keep it exactly.
+
+    `name` is for the error. A value of a subclass, as of `str`, becomes one of the plain type.
+    """
     if getattr(value, "ndim", None) == 0:  # numpy and torch scalars
         value = value.item()
     called = f"about: {shorten(printable(name), 60)}"

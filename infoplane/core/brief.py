@@ -25,8 +25,8 @@ class Brief:
             cls.__repr__ = Brief.__repr__  # type: ignore[method-assign]
 
     def __repr__(self) -> str:
-        """The name of the class, then a line for each field."""
-        # A mixin of dataclasses, which is none itself.
+        """Return the name of the class, then a line for each field."""
+        # Only the subclasses are dataclasses.
         names = [field.name for field in fields(self)]  # type: ignore[arg-type]
         # Fields that a base has come last, and those of them that are empty are left out.
         declared = inspect.get_annotations(type(self))  # by this class itself
@@ -48,7 +48,7 @@ def brief(value: Any) -> str:
 
 
 def _range(values: np.ndarray[Any, Any]) -> str:
-    """What `brief` writes after a shape: extremes of numbers, how many booleans are true, or the different texts."""
+    """Return what follows a shape: the extremes of numbers, how many booleans are true, or the different texts."""
     if values.dtype == bool:
         return f", {int(values.sum())} of {values.size} true"
     if values.dtype.kind not in "fiu":
@@ -58,7 +58,7 @@ def _range(values: np.ndarray[Any, Any]) -> str:
 
 
 def span(values: np.ndarray[Any, Any]) -> str:
-    """`2.1 to 10.8`, or the one value; `no value` where none is finite."""
+    """Return the range of the finite values, `2.1 to 10.8`, or the one value; `no value` where there are none."""
     known = values[np.isfinite(values)]
     low, high = (f"{end:.4g}" for end in (known.min(), known.max())) if known.size else ("no value",) * 2
     return low if low == high else f"{low} to {high}"

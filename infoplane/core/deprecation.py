@@ -12,16 +12,18 @@ R = TypeVar("R")
 
 
 def renamed(old: str, new: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Decorator: the keyword `old` is taken for `new`, with a DeprecationWarning at the line of the caller.
+    """Return a decorator: the function also takes the keyword `old` for `new`, and then gives a DeprecationWarning.
+
+    The warning names the line of the caller.
 
     Raises
     ------
     TypeError
-        At the call: both were given.
+        When the function is called with both.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        """Return the function that takes both names."""
+        """Return the function in a form that takes both names."""
 
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:

@@ -18,7 +18,7 @@ _forced = False
 
 
 def on_accelerator(device: Device) -> bool:
-    """Whether values on `device` take the accelerator's branch: no numpy on their memory, few and large launches."""
+    """Whether values on `device` take the branch for accelerators: no numpy, and few large operations in torch."""
     return _forced or device.type != "cpu"
 
 

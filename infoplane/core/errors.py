@@ -13,21 +13,27 @@ class StoreError(Exception):
 
 
 def closest(name: str, known: Iterable[str], n: int = 5) -> list[str]:
-    """Return the `n` names most like `name`, whatever their capitals, printable, for the end of an error line."""
+    """Return the `n` known names most like `name`, printable, for the end of an error line.
+
+    Capitals do not count. Where no name is like it, the first `n` are returned.
+    """
     known = list(known)
     return [printable(shown) for shown in (_near(name, known, cutoff=0.3) or known)[:n]]
 
 
 def choices(name: str, known: Iterable[str]) -> str:
-    """The end of an error line like "no preset 'saxe'; ...": the nearest name, if one is near, and all there are."""
+    """Return the end of an error line like "no preset 'saxe'; ...": the nearest name, if one is near, and all names."""
     known = list(known)
     near = "".join(f"closest: {printable(one)}; " for one in _near(name, known, cutoff=0.5)[:1])
     return f"{near}available: {', '.join(map(printable, known)) or 'none'}"
 
 
 def _near(name: str, known: list[str], cutoff: float) -> list[str]:
-    """Up to five known names like `name`, whatever their capitals; `cutoff` is the least likeness, 0 to 1."""
-    folded: dict[str, list[str]] = {}
+    """Return known names like `name`, whatever their capitals, the nearest first.
+
+    `cutoff` is the least likeness, 0 to 1. Asterisks in `name`, which may be a glob, do not count.
+    """
+    folded: dict[str, list[str]] = {}  # lower-case name -> the names that differ from it in capitals alone
     for one in known:
         folded.setdefault(one.casefold(), []).append(one)
     wanted = name.replace("*", "").casefold()

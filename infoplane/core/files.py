@@ -44,7 +44,7 @@ def digest(*buffers: Any) -> bytes:
 
 def fingerprint(*buffers: Any, method: str = "blake2b") -> str:
     """Return a digest of the buffers one after the other, 32 hexadecimal digits, as results tables hold them."""
-    # The tables began with two methods, and their rows are found by these digits: neither can change.
+    # Tables that were written with either method are in use, and rows are found by these digits: both must stay.
     state = hashlib.sha256() if method == "sha256" else hashlib.blake2b(digest_size=16)
     for buffer in buffers:
         state.update(buffer)
@@ -128,7 +128,7 @@ def publish(
     size = 0
     try:
         fd = os.open(temporary, _NEW, 0o666)
-    except FileExistsError:  # left by a dead process that had our number, as in a container
+    except FileExistsError:  # left by a dead process with the same pid as ours, as happens in containers
         temporary.unlink()
         fd = os.open(temporary, _NEW, 0o666)
     try:
@@ -349,7 +349,8 @@ class PidLock:
     """
 
     _starting = threading.Lock()
-    # What an interrupt took from its owner is collected, leaves this list, and so can be taken over.
+    # Weak references: a lock that nobody holds any more, after an interrupt, is collected and drops out of here. Its
+    # file can then be taken over.
     _of_this_process: ClassVar[weakref.WeakValueDictionary[Path, PidLock]] = weakref.WeakValueDictionary()
 
     def __init__(self, path: Path, **more: Any) -> None:
@@ -371,8 +372,8 @@ class PidLock:
         try:
             publish(self.path.parent, self.path.name, [self._content], replace=False, sync=False)
         except (FileExistsError, FileNotFoundError) as error:
-            # There again, after we took the old one away: another process was faster.
-            # Not found: who cleans up behind a dead process took our temporary file for one of its.
+            # In the second try the file is there again: another process took the lock after we had removed the old one.
+            # Not found: another process took our temporary file for a leftover of a dead one, and removed it.
             if again or (isinstance(error, FileNotFoundError) and self.path.parent.is_dir()):
                 raise self._raced() from None
             raise
@@ -395,7 +396,7 @@ class PidLock:
             self.path.rename(aside)
         except FileNotFoundError:
             return
-        # Looked at again: since we read the file, another process may have taken the lock, and gets it back.
+        # The file that we moved is read again: another process may have taken the lock in between, and gets it back.
         if _content_of(aside) != content:
             with contextlib.suppress(FileExistsError):
                 os.link(aside, self.path)
@@ -410,7 +411,7 @@ class PidLock:
             advice = f"if that process has ended, remove {self.path.name} and try again"
             raise Locked(f"process {pid} on host {host}", advice)
         if pid == self._pid:
-            # A lock with our number that we do not hold was left by a dead process that had it before.
+            # A lock with our pid that no lock object of ours holds was left by a dead process that had the same pid.
             if self.path in PidLock._of_this_process:
                 raise Locked(f"another writer of this process ({pid})", "close it first")
         elif alive(pid, started):

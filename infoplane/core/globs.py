@@ -25,12 +25,15 @@ def _parts_match(name: Sequence[str], pattern: Sequence[str]) -> bool:
 
 
 def across_parts(pattern: str, names: Iterable[str]) -> str:
-    """The end of an error line: what to write where `*` was meant to stand for dots as well; "" where it was not."""
+    """Return the end of an error line about a glob that fits none of `names`: what to write where `*` meant dots too.
+
+    "" where no name would fit with that either.
+    """
     names = list(names)
     meant = [name for name in names if fnmatchcase(name, pattern)]
     if not meant:
         return ""
-    # Globs with ** that the user may have meant; the first that fits just the same names is offered.
+    # Globs with ** that the user may have meant; the first that fits exactly the names in `meant` is offered.
     tries = ("**",) if pattern == "*" else (f"{pattern}.**", f"**.{pattern.removeprefix('*.')}", f"**.{pattern}")
     fits = (one for one in tries if [name for name in names if name_matches(name, one)] == meant)
     return f"; * stays within one part of a dotted name and ** stands for any number: {next(fits, '**')!r}"

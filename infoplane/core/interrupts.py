@@ -135,7 +135,7 @@ def _leave(previous: Callable[..., Any]) -> None:
 
 def _act_where_open() -> None:
     """Let a waiting SIGINT act at the end of an inner method, where its caller is open to it, as a sink is."""
-    # The innermost such function on the stack is the method that has just ended: its caller is the next.
+    # skip=1: the innermost marked function on the stack is still the method that has just ended, the next its caller.
     if _pending and _manner(sys._getframe().f_back, skip=1) is _Manner.OPEN:
         checkpoint()
 

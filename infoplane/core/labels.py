@@ -154,7 +154,7 @@ def doubts(labels: npt.NDArray[Any]) -> list[str]:
             f"labels {labels.shape} are floats, so they are targets of {labels.shape[1]} columns, and {NO_LABEL} is a "
             "number like others; for classes of positions pass y.long(), or y.astype(int)"
         ]
-    values = np.unique(labels) if labels.ndim == 1 else labels[:0]  # ascending; of rows nothing more is asked
+    values = np.unique(labels) if labels.ndim == 1 else labels[:0]  # ascending; none for labels with two axes
     if not len(values):
         return []
     if labels.dtype.kind == "f":

@@ -50,7 +50,7 @@ class Limits:
     file_bytes: int | None = None
 
     def longer(self, seconds: float) -> Limits:
-        """Return the same limits with so many seconds more."""
+        """Return the same limits with so many seconds more, of the processor and of the clock."""
         return replace(self, cpu_seconds=self.cpu_seconds + seconds, wall_seconds=self.wall_seconds + seconds)
 
 
@@ -71,9 +71,10 @@ def run_again(arguments: Sequence[str], limits: Limits, what: str) -> int:
 
 
 def ask(arguments: Sequence[str], limits: Limits, what: str, kind: str = "run") -> Any:
-    """Run `infoplane ARGUMENTS` in a limited child, and return what it prints as JSON. It may write no file by default.
+    """Run `infoplane ARGUMENTS` in a limited child, and return what it prints, decoded from JSON.
 
-    `what` names what it reads, `kind` says what that is.
+    In errors `what` names what the child reads, and `kind` says what that is. Where `limits` set no size for files,
+    the child may write none.
 
     Raises
     ------
@@ -111,7 +112,7 @@ def limits_of_this_process() -> Limits | None:
 
 
 def take(limits: Limits, *, address_space: bool = True) -> None:
-    """Give up memory and time beyond the limits, and core dumps.
+    """Set these limits on this process, which cannot undo them, and switch core dumps off.
 
     Without `address_space` memory is left to the parent, which watches what is resident: CUDA reserves addresses for
     all the memory of the machine and could not start.
@@ -123,13 +124,13 @@ def take(limits: Limits, *, address_space: bool = True) -> None:
         wanted["RLIMIT_FSIZE"] = limits.file_bytes
     statm = Path("/proc/self/statm")
     if address_space and statm.exists():
-        used = int(statm.read_text().split()[0]) * resource.getpagesize()
+        used = int(statm.read_text().split()[0]) * resource.getpagesize()  # bytes of addresses that are in use now
         wanted["RLIMIT_AS"] = used + limits.memory_bytes
     for name, value in wanted.items():
         kind = getattr(resource, name)
         _, most = resource.getrlimit(kind)
         if most == resource.RLIM_INFINITY or value < most:
-            # beyond the soft limit of processor time comes SIGXCPU, beyond the hard one SIGKILL
+            # The soft limit and the hard one. Beyond that of processor time comes SIGXCPU, a second later SIGKILL.
             resource.setrlimit(kind, (value, value + 1 if name == "RLIMIT_CPU" else value))
 
 
@@ -148,9 +149,12 @@ def _read(pipe: IO[bytes], text: bytearray) -> None:
 
 
 def _watch(child: subprocess.Popen[bytes], limits: Limits, stop: Callable[[], bool] = lambda: False) -> str:
-    """Wait until the child ends, or end it at a limit; return the reason why it was ended, or ""."""
+    """Wait until the child ends, or end it at a limit; return the reason why it was ended, or "".
+
+    `stop()` is true as soon as the child has printed too much.
+    """
     deadline = time.monotonic() + limits.wall_seconds
-    # Libraries and their buffers are resident as well; what a child that takes the limits itself gets is tighter.
+    # Resident memory includes libraries and their buffers. A child that sets the limits on itself is held tighter.
     most, pause, why = limits.memory_bytes + 512 * MIB, 0.002, ""
     try:
         while child.poll() is None and not why:
@@ -166,7 +170,7 @@ def _watch(child: subprocess.Popen[bytes], limits: Limits, stop: Callable[[], bo
                     child.wait(pause)
                 pause = min(2 * pause, 0.25)  # looks less and less often: most children end soon
     finally:
-        # What the child started ends with it; the number stays taken as long as one of them lives.
+        # End what the child started, too. The system gives its number to no other group while one of these lives.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)
         child.wait()
@@ -174,7 +178,7 @@ def _watch(child: subprocess.Popen[bytes], limits: Limits, stop: Callable[[], bo
 
 
 def _resident(session: int) -> int:
-    """Resident bytes of all processes of a session; 0 where there is no /proc."""
+    """Return the resident bytes of all processes of a session; 0 where there is no /proc."""
     pages = 0
     for file in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
@@ -186,8 +190,11 @@ def _resident(session: int) -> int:
 def _status(
     child: subprocess.Popen[bytes], limits: Limits, why: str, what: str, hint: str = "", kind: str = "run"
 ) -> int:
-    """Return the exit status of a child that ended by itself; StoreError where a limit or a crash ended it."""
-    # `why` is the limit at which the child was ended, "" for none; `hint` tells the user how to allow more.
+    """Return the exit status of a child that ended by itself; StoreError where a limit or a crash ended it.
+
+    `why` is the limit at which `_watch` ended the child, "" for none. `hint` tells the user how to allow more. `what`
+    and `kind` are for the error, as in `ask`.
+    """
     status = child.returncode
     if not why and -status in _SIGNALS:
         return 128 - status  # as a shell reports a process that the user ended

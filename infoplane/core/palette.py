@@ -27,7 +27,7 @@ def layer_colors(n: int) -> list[str]:
 
 
 def block_colors(layers: Sequence[str]) -> list[str]:
-    """Return a colour for each layer; of more than twenty those of one block, "layer4" of "layer4.1", share theirs."""
+    """Return a colour for each layer; layers of one block (see `blocks_of`) share a colour."""
     blocks = blocks_of(layers)
     shared = list(dict.fromkeys(blocks))
     colors = dict(zip(shared, layer_colors(len(shared)), strict=True))
@@ -35,19 +35,23 @@ def block_colors(layers: Sequence[str]) -> list[str]:
 
 
 def blocks_of(layers: Sequence[str]) -> list[str]:
-    """Return the block of each layer: its name, or of more than twenty the longest beginning that leaves so few."""
+    """Return the name of the block of each layer.
+
+    Up to twenty layers are blocks of their own. Of more, a block is all layers whose dotted names begin with the same
+    parts, "layer4" of "layer4.1.relu": as many parts as leave at most twenty blocks.
+    """
     if len(layers) <= MOST_COLORS:
         return list(layers)
     for parts in range(max(layer.count(".") for layer in layers), 0, -1):
         blocks = [".".join(layer.split(".")[:parts]) for layer in layers]
         if len(set(blocks)) <= MOST_COLORS:
             return blocks
-    # The first parts of the names are too many still: neighbours in depth are a block.
+    # Even the first parts of the names are more than twenty: each twentieth of the layers, in order, is a block.
     return [str(i * MOST_COLORS // len(layers)) for i in range(len(layers))]
 
 
 def places_in_blocks(layers: Sequence[str]) -> list[int]:
-    """Return the place of each layer among those of its block, from 0; among all where each is a block of its own."""
+    """Return the place of each layer in its block, from 0; where every layer is its own block, its place among all."""
     blocks = blocks_of(layers)
     alone = blocks == list(layers)
     return [i if alone else blocks[:i].count(block) for i, block in enumerate(blocks)]

@@ -26,7 +26,7 @@ def refuse_compressed(file: Path) -> None:
 
 
 def why_refused(file: Path, error: Exception) -> str | None:
-    """Which object of a file `torch.load(weights_only=True)` refused, and where it stands; None for other errors."""
+    """Return why `torch.load(weights_only=True)` refused a file: which object, and its key; None for other errors."""
     refused = re.search(r"GLOBAL (\S+)", str(error))
     if refused is None and "Unsupported operand" in str(error):
         return "it is a pickle of Python objects, which only executing it reads; save tensors with torch.save"
@@ -49,7 +49,7 @@ def one_line(error: Exception) -> str:
 
 
 def _key_before(file: Path, name: str) -> str | None:
-    """Return the last string in a torch file before it asks for the object `name`, its key; None without one."""
+    """Return the key of the object `name` in a torch file, the last string before it; None where none is found."""
     # The file is only looked through, never executed.
     try:
         with _pickles(file) as stream:
@@ -72,7 +72,7 @@ def _search(stream: IO[bytes], name: str) -> str | None:
     """Return the last string before one pickle asks for the object `name`; None where it does not."""
     strings: list[str] = []
     memo: dict[Any, str] = {}  # strings that the pickle keeps to name them again
-    last: Any = None
+    last: Any = None  # the value of the last opcode
     for code, value, _ in itertools.islice(pickletools.genops(stream), 1_000_000):
         # An old opcode names its object itself, a newer one by the two strings before it: module and name.
         if code.name.startswith(("GLOBAL", "INST")) and str(value).replace(" ", ".") == name:

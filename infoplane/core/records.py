@@ -98,7 +98,7 @@ class Layer:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Layer:
         """Return a layer from what `to_json` gives; ValueError or KeyError for anything else."""
-        # Every record has the dtype. Its default, as those of others, is for layers that are made in Python.
+        # `dtype` has a default for layers made in Python, but a record without it is refused, as one without a key.
         named = [f for f in fields(cls) if f.name in data or f.default is MISSING or f.name == "dtype"]
         return cls(**{f.name: _FROM_JSON[str(f.type)](data[f.name]) for f in named})
 
@@ -111,7 +111,7 @@ def _one_of(allowed: Any, value: Any) -> Any:
 
 
 def _noise(data: Mapping[str, Any] | None) -> Noise | None:
-    """Noise from its JSON record; None where there is none."""
+    """Return the noise from its JSON record; None where there is none."""
     if data is None:
         return None
     return Noise(std=float(data["std"]), kind=_one_of(NoiseKind, data["kind"]), clean=bool(data["clean"]))
@@ -169,7 +169,7 @@ class Probe(Brief):
         return len(self.sample_ids)
 
     def shaped_inputs(self) -> list[npt.NDArray[Any]]:
-        """The inputs of the model as it takes them, `(N, *shape)` each; one flat array where the shapes are not known.
+        """Return the model's inputs as it takes them, `(N, *shape)` each; one flat array where no shapes are known.
 
         Raises
         ------

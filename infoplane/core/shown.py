@@ -25,7 +25,7 @@ class ShownFile(_Path):
     """
 
     def _repr_html_(self) -> str | None:
-        """HTML for a notebook: the file in place, with a link to it; None where it is of another kind or too large."""
+        """Return HTML that shows the file in a notebook, with a link to it; None for another kind or a large file."""
         kind = KINDS.get(self.suffix.lower(), "")
         if not (kind or self.suffix.lower() == ".html") or not self.is_file() or self.stat().st_size > MOST_BYTES:
             return None
@@ -42,7 +42,7 @@ class ShownFile(_Path):
 
 
 def _address(path: Path) -> str:
-    """The URL of a link: relative to the folder of the notebook, or of the whole path where the file lies elsewhere."""
+    """Return the URL of a link to a file: relative to the working folder, or absolute where the file lies elsewhere."""
     here = os.path.relpath(path)
     # as_uri writes escapes, and takes absolute paths only.
     return path.absolute().as_uri() if here.startswith("..") else Path("/", here).as_uri().removeprefix("file:///")

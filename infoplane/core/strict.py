@@ -10,7 +10,10 @@ from infoplane.core.text import shorten
 
 
 def canonical_json(data: Any, what: str = "value") -> bytes:
-    """Canonical ASCII JSON. NaN, infinities and foreign types are refused: ValueError, TypeError."""
+    """Return data as ASCII JSON with sorted keys and no spaces; ValueError for NaN or infinity, TypeError for others.
+
+    Others are values of types that JSON does not have. `what` names the data in the error.
+    """
     try:
         return json.dumps(data, ensure_ascii=True, allow_nan=False, sort_keys=True, separators=(",", ":")).encode()
     except (ValueError, TypeError, RecursionError) as error:
@@ -40,7 +43,7 @@ def _refuse(token: str) -> Any:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object, which must name each key once: readers of JSON differ in which of two they take."""
+    """Return the JSON object of these pairs; ValueError where a key is there twice, for readers take either value."""
     out = dict(pairs)
     if len(out) < len(pairs):
         twice = next(name for name, n in Counter(name for name, _ in pairs).items() if n > 1)

@@ -12,7 +12,7 @@ _UNSEEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 
 def printable(text: object) -> str:
-    """`text` in one line, with every character that shows nothing of itself written as its escape (`\\x1b`)."""
+    """Return `text` in one line, with every character that shows nothing of itself as its escape (`\\x1b`)."""
     return "".join(map(_seen, str(text)))
 
 
@@ -35,18 +35,18 @@ def shorten(text: str, limit: int = 32) -> str:
 
 
 def listed(names: Sequence[str], most: int, what: str = "") -> str:
-    """`a, b and 3 more layers`: the first `most` names, and how many others there are; `what` is the last word."""
+    """Return `a, b and 3 more layers`: the first `most` names, and how many more there are, of `what`."""
     more = f" and {len(names) - most} more {what}".rstrip() if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
 
 def first_lines(lines: Sequence[str], others: str, most: int = 10) -> list[str]:
-    """Return the first `most` lines, then one for all beyond: `others` with their number in the place of its braces."""
+    """Return the first `most` lines; for any more, one line: `others`, in which `{}` stands for their number."""
     return [*lines[:most], others.format(len(lines) - most)] if len(lines) > most else list(lines)
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """One line for each row, its cells below one another; control characters of strangers' names are escaped."""
+    """Return a line for each row, with the cells of a column below one another; control characters are escaped."""
     shown = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in shown]

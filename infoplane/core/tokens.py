@@ -32,7 +32,9 @@ def token_position(key: str) -> int | None:
 
 
 def token_range(which: str, count: int) -> range:
-    """Positions out of `count` that `*`, an integer or `start:stop:step` stands for; negative ones from the end.
+    """Return the positions out of `count` that `which` stands for: `*`, an integer, or `start:stop:step`.
+
+    Negative numbers count from the end.
 
     Raises
     ------
@@ -66,6 +68,7 @@ def layer_matches(key: str, pattern: str) -> bool:
     name, position = split_token(key)[0], token_position(key)
     if position is None or "-" in which or not name_matches(name, layer):  # a minus counts from the end
         return False
+    # Without a minus, positions after this one do not matter: the layer may as well end behind it.
     try:
         return position in token_range(which, position + 1)
     except ValueError:  # no such position, or no form of one
@@ -88,7 +91,7 @@ def token_units(layer: Layer) -> dict[int, slice]:
 
 
 def token_count(layer: Layer) -> int:
-    """How many positions a layer's output has, whether what was recorded of it keeps them or not; 0 without an axis."""
+    """Return how many positions a layer's output has, also where the recorded values keep none; 0 without an axis."""
     if len(layer.unit_shape) > 1:
         return layer.unit_shape[0]
     has_axis = len(layer.raw_shape) > 1 or bool(token_units(layer))
@@ -107,12 +110,12 @@ def fitting_count(layer: Layer, probe: Probe) -> int:
 
 
 def doubt_positions(probe: Probe, layers: Iterable[Layer]) -> list[str]:
-    """Warnings, a line each, about labels for each position that do not fit these layers.
+    """Return warnings, a line each, about labels for each position that do not fit these layers.
 
     Raises
     ------
     ValueError
-        When no layer has as many positions.
+        When no layer has as many positions as the labels.
     """
     if probe.positions is None:
         return []

@@ -42,6 +42,7 @@ RESULTS = ("results.csv", "results.json")
 """Files that an analysis leaves in the run directory. They describe its activations, and are removed with them."""
 
 LOST = "to go on with it pass resume=True; to give it up delete the directory yourself"
+"""Advice about a run that was not closed, which overwrite=True does not replace."""
 
 
 class Ledger:

@@ -33,7 +33,7 @@ from infoplane.store.layout import (
 T = TypeVar("T")
 
 _NAMED = 100  # problems of one sort that are listed one by one
-_RECORDER_NAMES = 2000  # the same for those that a recorder found, which lists fewer
+_RECORDER_NAMES = 2000  # the same for what could not be recorded; a recorder itself lists fewer
 DAMAGED = "the content does not match its digest"
 
 

@@ -59,7 +59,8 @@ class Frame:
     def of(cls, snapshot: Snapshot, *, samples: int, last_step: int | None, max_sample_bytes: int) -> Frame:
         """Return a frame of a snapshot; ValueError if it cannot be stored, TypeError if a metric is no number.
 
-        The probe has `samples` rows, `last_step` was recorded before, and a file holds `max_sample_bytes` of arrays.
+        The probe has `samples` rows. `last_step` is the step recorded before, `max_sample_bytes` the most that one
+        sample may have.
         """
         _check_step(snapshot.step, last_step)
         rows, n = np.array([[0, samples]], np.int64), samples
@@ -265,7 +266,7 @@ class Shard:
 
 
 def decode_shard(source: _h5.Source, name: ShardName) -> Shard:
-    """Return the checked index of the shard file called `name`; StoreError, which does not name it, for damage."""
+    """Return the checked index of the shard file called `name`; StoreError for damage, without that name in it."""
     extents, raw = _h5.parse(source, lambda text: _load_meta(text, str(name)))
     meta = ShardMeta.read(raw)
     arrays = _read_index(source, extents, SHARD_INDEX)

@@ -244,7 +244,7 @@ class Worker:
 
     def _written(self, frames: list[Frame], attempts: int, *, wait: bool) -> bool:
         """Publish one shard, or drop it when the last attempt fails; False where another attempt is left for later."""
-        for left in reversed(range(attempts)):
+        for left in reversed(range(attempts)):  # attempts that are left after this one
             try:
                 self._publish(frames)
                 break

@@ -98,7 +98,10 @@ class ActivationStore:
 
     @property
     def lost(self) -> tuple[Problem, ...]:
-        """Everything missing or damaged, with the steps that are lost by it, whole snapshots that failed included."""
+        """Problems by which steps are missing or damaged, with these steps.
+
+        Those in `unrecorded` count only for steps without a complete snapshot.
+        """
         have = set(self.steps())
         gone = [(p, tuple(s for s in p.steps if s not in have)) for p in self.unrecorded if not p.note]
         return (*(p for p in self._problems if p.lost), *(replace(p, steps=steps) for p, steps in gone if steps))
@@ -248,11 +251,11 @@ class ActivationStore:
     def _resolve(self, scan: Scan) -> dict[int, tuple[_SnapshotPart, ...]]:
         """Return the parts of each complete snapshot by its step; add what is lost to the problems of `scan`."""
         # A session replaces the older ones from its first step on.
-        cut = scan.session_ends()
+        ends = scan.session_ends()
         groups: dict[int, list[_SnapshotPart]] = {}
         for shard in scan.shards:
             for at, step in enumerate(shard.step.tolist()):
-                if step < cut[shard.meta.session]:
+                if step < ends[shard.meta.session]:
                     groups.setdefault(step, []).append(_SnapshotPart(shard, at))
         out: dict[int, tuple[_SnapshotPart, ...]] = {}
         complaints: dict[tuple[str, str], list[int]] = {}
@@ -269,7 +272,7 @@ class ActivationStore:
         for record in scan.sessions:
             gaps: dict[str, list[int]] = {}
             for item in record.dropped:
-                if item["step"] < cut[record.session] and item["step"] not in out:
+                if item["step"] < ends[record.session] and item["step"] not in out:
                     gaps.setdefault(item["reason"], []).append(item["step"])
             file = f"{SESSIONS_DIR}/{session_file(record.session, record.rank)}"
             lost = [Problem(file, f"not written while recording: {why}", tuple(steps)) for why, steps in gaps.items()]
@@ -277,7 +280,7 @@ class ActivationStore:
         # A mark may be left behind though the session's file was written later: only what that does not list is lost.
         for name, (session, rank, first, last) in scan.marks.items():
             listed = {d["step"] for r in scan.sessions if (r.session, r.rank) == (session, rank) for d in r.dropped}
-            if first < cut[session] and not {first, last} <= listed:
+            if first < ends[session] and not {first, last} <= listed:
                 text = f"of the steps from {first} to {last} some could not be written while recording, nor their list"
                 scan.complain(name, text, sorted({first, last}))
         return out
