@@ -17,7 +17,7 @@ def fits_float64(least: int, most: int) -> bool:
 
 
 def refuse_inexact(least: int, most: int, what: str) -> None:
-    """Raise ValueError unless float64 tells all whole numbers from `least` to `most` apart."""
+    """Raise ValueError, which calls the numbers `what`, unless float64 tells those from `least` to `most` apart."""
     if not fits_float64(least, most):
         raise ValueError(
             f"{what} has whole numbers from {least} to {most}; estimates are made in float64, which tells them apart "
@@ -40,6 +40,6 @@ def exact_float64(values: Any, what: str) -> npt.NDArray[np.float64]:
         For whole numbers beyond 2**53.
     """
     array = np.asarray(values)
-    if array.dtype.kind in "iu" and array.itemsize == 8:
+    if array.dtype.kind in "iu" and array.itemsize == 8:  # shorter integers all fit
         refuse_inexact(*extremes(array), what)
     return np.asarray(array, dtype=np.float64)

@@ -99,7 +99,7 @@ def write_all(fd: int, data: Any) -> None:
 
 
 def sync_directory(directory: Path) -> None:
-    """Make the names in a directory durable; NotDurable where that fails, nothing where its file system never can."""
+    """Make the names in a directory durable; NotDurable where that fails, unless its file system never can do it."""
     try:
         fd = os.open(directory, os.O_RDONLY)
     except OSError as error:
@@ -174,7 +174,7 @@ def _link(temporary: Path, final: Path) -> None:
 
 
 def touch(path: Path) -> None:
-    """Make an empty file, unless it is there already."""
+    """Make an empty file, unless it is there already, and sync its directory."""
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o666))
     sync_directory(path.parent)
 
@@ -307,7 +307,7 @@ def remove_leftovers(directory: Path, dead: Callable[[str, int], bool]) -> None:
 
 
 def process_start(pid: int) -> int | None:
-    """Start of a process in clock ticks since boot, which tells a reused pid; None where unknown."""
+    """Return when a process started, in clock ticks since boot, None where unknown; it tells a reused pid."""
     try:
         # Field 22 of proc(5). The name of the program, field 2, may hold spaces and ends with the last bracket.
         return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19])
@@ -316,7 +316,7 @@ def process_start(pid: int) -> int | None:
 
 
 def alive(pid: int, started: int | None = None) -> bool:
-    """Whether a process of this host runs and, with `started`, whether it is the one that started then."""
+    """Whether a process of this host runs and, with `started` (see `process_start`), is the one that started then."""
     try:
         os.kill(pid, 0)  # signal 0 changes nothing: it asks whether there is such a process
     except ProcessLookupError:

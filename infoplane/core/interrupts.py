@@ -49,7 +49,10 @@ _since = 0.0  # when it came, on the monotonic clock
 
 
 def surely(undo: Callable[[], None], work: Callable[[], R]) -> R:
-    """Return the result of `work()`, after two calls of `undo()`, since an interrupt may cut the first one short."""
+    """Call `work()`, then `undo()` twice, even if it raises; return the result of `work`.
+
+    An interrupt may cut the first `undo` short.
+    """
     try:
         try:
             return work()
@@ -60,7 +63,7 @@ def surely(undo: Callable[[], None], work: Callable[[], R]) -> R:
 
 
 def deferred(method: Callable[P, R]) -> Callable[P, R]:
-    """Decorate a method in which SIGINT waits, except in what is `interruptible`; when it ends, the usual handler runs.
+    """Decorate a method in which SIGINT waits for the method's end, a `checkpoint`, or code that is `interruptible`.
 
     Signals reach the main thread alone, and a handler that is not Python's is left in place.
     """
@@ -170,7 +173,7 @@ def _manner(frame: FrameType | None, *, skip: int = 0) -> _Manner:
 
 @contextlib.contextmanager
 def handled(numbers: Iterable[signal.Signals], handler: Callable[[int, Any], Any]) -> Iterator[None]:
-    """Let `handler` take these signals until the block ends; only the main thread can, and others change nothing."""
+    """Let `handler` take these signals until the block ends; in any thread but the main one nothing is changed."""
     before = {number: signal.signal(number, handler) for number in numbers} if in_main_thread() else {}
     try:
         yield

@@ -236,7 +236,7 @@ class Snapshot:
     pending: Callable[[], None] | None = None
 
     def wait(self) -> None:
-        """Return when the arrays can be read: for sinks that ask to be called before, by `reads_later = True`."""
+        """Return when the arrays can be read; needed only by sinks that are called before, for `reads_later = True`."""
         if self.pending is not None:
             self.pending()
 

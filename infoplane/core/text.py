@@ -35,7 +35,7 @@ def shorten(text: str, limit: int = 32) -> str:
 
 
 def listed(names: Sequence[str], most: int, what: str = "") -> str:
-    """Return `a, b and 3 more layers`: the first `most` names, and how many more there are, of `what`."""
+    """Return `a, b and 3 more layers`: the first `most` names, then how many more there are and the word `what`."""
     more = f" and {len(names) - most} more {what}".rstrip() if len(names) > most else ""
     return ", ".join(names[:most]) + more
 

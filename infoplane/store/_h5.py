@@ -151,7 +151,7 @@ class FileLayout:
 
 @functools.lru_cache(maxsize=8)  # most shards of a run have the layout of the one before
 def plan(*named: tuple[str, tuple[str, tuple[int, ...]]]) -> FileLayout:
-    """Lay out a file with these arrays, pairs of name and (type, shape): each in one piece, behind the metadata."""
+    """Lay out a file with the arrays `named`, (name, (type, shape)) each: in one piece, behind the metadata."""
     arrays = dict(named)
     image = _Image()
     file = _create_hdf5(image)
@@ -177,7 +177,7 @@ def plan(*named: tuple[str, tuple[str, tuple[int, ...]]]) -> FileLayout:
             space.select_elements(np.zeros((1, len(shape)), np.int64))
             dataset.write(one_element, space, zero, mtype=h5t.NATIVE_INT64)
         extents[name] = Extent(dataset.get_offset() or 0, shape, kind)  # an array without elements has no offset
-    del dataset, datasets  # a dataset that is open would keep the file open
+    del dataset, datasets  # close the datasets before their file
     file.close()
     return FileLayout(image, extents)
 
@@ -192,9 +192,9 @@ def parse(source: Source, check_meta: Callable[[bytes], dict[str, Any]]) -> tupl
     `meta` is looked at first, so that a newer format is recognised whatever else it holds. Nothing that
     the walk has not accepted is read. Raises StoreError with the reason; the caller names the file.
 
-    The last accepted layouts are remembered. The outcome of the walk depends on nothing but the size of
-    the file and the blocks that it read, and the shards of a run mostly agree in all of them: for
-    most of them a comparison of bytes is enough.
+    The last accepted layouts are remembered, for most shards of a run have the same one. The places depend on nothing
+    but the size of the file and the blocks of metadata: where these are those of a known layout, its places are
+    returned without another walk.
     """
     for size, trace, extents in reversed(_known):
         if size == source.size and all(source.read(at, len(data)) == data for at, data in trace.items()):

@@ -187,7 +187,7 @@ def _get_pairs(data: Mapping[str, Any], key: str) -> tuple[tuple[str, str], ...]
     return tuple((name, layer) for name, layer in _get_list(data, key, is_pair, "[name, layer]"))
 
 
-_last_layers: tuple[list[Any], tuple[Layer, ...]] = ([], ())  # of the shard read before: their JSON, and made of it
+_last_layers: tuple[list[Any], tuple[Layer, ...]] = ([], ())  # of the shard read last: JSON, layers
 
 
 def _get_layers(data: Mapping[str, Any], key: str) -> tuple[Layer, ...]:

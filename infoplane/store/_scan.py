@@ -277,7 +277,7 @@ class Scan:
 
 
 def few(found: list[Problem], file: str, rest: str, *, most: int = _NAMED) -> list[Problem]:
-    """Return the first `most` of like problems and, in one more, the number of all others, their steps and `rest`."""
+    """Return the first `most` of like problems, and one about all others: their number, the words `rest`, the steps."""
     # A file can name a million things that never were.
     more = found[most:]
     if not more:

@@ -89,7 +89,7 @@ class Frame:
 
     @cached_property
     def arrays(self) -> tuple[npt.NDArray[Any], ...]:
-        """The arrays of the layers in order, contiguous; to be asked for when the snapshot has them (`wait`)."""
+        """The arrays of the layers in order, contiguous. Ask for them only after `snapshot.wait()` has returned."""
         found = ((self.snapshot.arrays[layer.key], ARRAY_DTYPES[layer.dtype]) for layer in self.layers)
         return tuple(np.ascontiguousarray(array[self.begin : self.end], dtype) for array, dtype in found)
 
@@ -128,7 +128,7 @@ def _check_step(step: int, last_step: int | None) -> None:
 
 
 def _check_rows(rows: npt.NDArray[Any], samples: int) -> None:
-    """Raise ValueError unless these are distinct rows of the probe."""
+    """Raise ValueError unless these are distinct rows of the probe, which has `samples` of them."""
     if rows.ndim != 1 or rows.dtype.kind not in "iu" or not len(rows):
         raise ValueError(f"rows must be a vector of probe rows, got {rows.dtype} {rows.shape}")
     if rows.min() < 0 or rows.max() >= samples or len(np.unique(rows)) != len(rows):
@@ -136,7 +136,7 @@ def _check_rows(rows: npt.NDArray[Any], samples: int) -> None:
 
 
 def _check_layers(snapshot: Snapshot, n: int) -> None:
-    """Raise ValueError unless the layers can be stored and the arrays are theirs, with `n` samples."""
+    """Raise ValueError unless the layers can be stored, and each array holds `n` samples of its layer."""
     if len(snapshot.layers) > MAX_LAYERS:
         raise ValueError(f"at most {MAX_LAYERS} layers can be stored, got {len(snapshot.layers)}")
     if len({layer.key for layer in snapshot.layers}) < len(snapshot.layers):
@@ -215,7 +215,7 @@ def _encode(
 def _read_index(
     source: _h5.Source, extents: Mapping[str, _h5.Extent], names: Sequence[str]
 ) -> dict[str, npt.NDArray[Any]]:
-    """Return the index arrays of these names; StoreError where one is missing or they do not match their seal."""
+    """Return the index arrays of these names; StoreError where one is missing or they do not match their digest."""
     missing = [name for name in (*names, SEAL) if name not in extents]
     if missing:
         raise StoreError(f"object {missing[0]!r} is missing")

@@ -181,7 +181,7 @@ class ActivationStore:
         return source_digest(self.probe_digest, pieces[0].shard.meta.layers[i], parts)
 
     def nonfinite(self, key: str, step: int) -> int:
-        """Number of NaN and infinite values."""
+        """Return the number of NaN and infinite values of this layer at this step."""
         pieces, i = self._places(key, step)
         return sum(int(p.shard.nonfinite[p.at, i]) for p in pieces)
 

@@ -185,7 +185,7 @@ class StoreWriter:
     def flush(self) -> bool:
         """Wait until everything handed over so far is on the disk.
 
-        Returns False when some of it had to be dropped, now or before.
+        Returns False when some of it had to be dropped, now or before, or may not survive a power failure.
         """
         self._ready()
         self._worker.flush()
