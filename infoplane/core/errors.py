@@ -29,7 +29,7 @@ def choices(name: str, known: Iterable[str]) -> str:
 
 
 def _near(name: str, known: list[str], cutoff: float) -> list[str]:
-    """Return known names like `name`, whatever their capitals, the nearest first.
+    """Return up to five known names like `name`, the nearest first; names that differ in capitals alone count once.
 
     `cutoff` is the least likeness, 0 to 1. Asterisks in `name`, which may be a glob, do not count.
     """

@@ -307,7 +307,7 @@ def remove_leftovers(directory: Path, dead: Callable[[str, int], bool]) -> None:
 
 
 def process_start(pid: int) -> int | None:
-    """Return when a process started, in clock ticks since boot, None where unknown; it tells a reused pid."""
+    """Return when a process started, in clock ticks since boot, to tell processes of one pid apart; None if unknown."""
     try:
         # Field 22 of proc(5). The name of the program, field 2, may hold spaces and ends with the last bracket.
         return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19])

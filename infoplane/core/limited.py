@@ -130,7 +130,7 @@ def take(limits: Limits, *, address_space: bool = True) -> None:
         kind = getattr(resource, name)
         _, most = resource.getrlimit(kind)
         if most == resource.RLIM_INFINITY or value < most:
-            # The soft limit and the hard one. Beyond that of processor time comes SIGXCPU, a second later SIGKILL.
+            # A soft limit and a hard one: beyond those of processor time come SIGXCPU and, a second later, SIGKILL.
             resource.setrlimit(kind, (value, value + 1 if name == "RLIMIT_CPU" else value))
 
 

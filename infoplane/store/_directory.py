@@ -394,7 +394,7 @@ def _remove(directory: Path, is_ours: Callable[[str], object]) -> None:
 
 
 def _wait_for(find: Callable[[], int], seconds: float, message: str) -> int:
-    """Call `find` until its result is not 0 or False, and return that; StoreError with `message` after `seconds`."""
+    """Call `find` again and again until its result is true; return that; StoreError with `message` after `seconds`."""
     deadline = time.monotonic() + seconds
     while not (result := find()):
         if time.monotonic() > deadline:

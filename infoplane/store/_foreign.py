@@ -228,7 +228,7 @@ _WORDS |= {h5t.VLEN: "rows of different lengths", h5t.OPAQUE: "bytes without a t
 def _dtype(key: Key, kind: Any) -> np.dtype[Any] | str:
     """Return the numpy type, in this machine's byte order, of an HDF5 type of plain numbers.
 
-    For another HDF5 type return a string that says what it is; StoreError for complex numbers, or of an unusual size.
+    For any other HDF5 type return a string that says what it is; StoreError for complex numbers and unusual sizes.
     """
     group = kind.get_class()
     if _is_complex(kind):

@@ -288,8 +288,8 @@ def _shape(name: str, space: Fields) -> tuple[int, ...]:
     # Limits to which the axes may grow follow: an array cannot grow where they are its shape.
     if with_limits and shape != tuple(space.number(8) for _ in range(rank)):
         raise StoreError(f"{shown(name)} is resizable")
-    # An array with a length of 0 has no bytes in the file, whatever its other lengths. They are bounded all the same:
-    # numpy could not make an array of lengths beyond all sizes.
+    # An array with a length of 0 has no bytes in the file, whatever its other lengths. They are bounded all the same,
+    # for numpy refuses lengths that are too large.
     if rank > _MAX_RANK or math.prod(max(n, 1) for n in shape) > _MAX_ELEMENTS:
         raise StoreError(f"{shown(name)} has a shape that no array can have")
     return shape

@@ -445,4 +445,4 @@ def _lines(path: Path) -> Iterator[bytes | None]:
                 yield None if too_long else piece[:-1]
             elif len(piece) <= MAX_MANIFEST_LINE:
                 return  # the last line has no end yet: a writer may be adding to it right now
-            too_long = not whole
+            too_long = not whole  # without an end it is longer than a line may be, and the next piece continues it

@@ -85,7 +85,7 @@ def _handle(number: int, frame: FrameType | None) -> None:
 
 
 def _terminate() -> None:
-    """Close all writers, in threads that a stuck disk may hold but not the process, then end it by SIGTERM."""
+    """Close all writers in threads, so that a stuck disk cannot hold the process, then end it by SIGTERM."""
     global _deferred
     _deferred = False
     try:

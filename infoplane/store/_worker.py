@@ -106,7 +106,8 @@ class Worker:
             self.last_step = frame.step
             if self._thread is not None:
                 self._queue.append(frame)
-            # After the frame: an interrupt in between leaves too low a count, which nobody waits for.
+            # Counted after the frame is queued: an interrupt in between leaves too low a count, and too high a one
+            # would make later calls wait for nothing.
             self.waiting_bytes += frame.nbytes
             self._changed.notify_all()
         if self._thread is None:

@@ -336,7 +336,7 @@ class ActivationStore:
         bad: list[int] = []
         # Straight into `out` where the shard has one range of rows; several ranges go by way of a block of their own.
         start, stop = (int(n) for n in shard.rows[0])
-        whole = len(shard.rows) == 1 and stop - start == out.shape[1]
+        whole = len(shard.rows) == 1 and stop - start == out.shape[1]  # then one read can fill several snapshots
         with files.opened(self.path / SHARDS_DIR / str(shard.name)) as fd:
             size = os.fstat(fd).st_size
             if size != shard.size:

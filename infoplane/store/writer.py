@@ -194,7 +194,10 @@ class StoreWriter:
 
     @_signals.guarded
     def close(self) -> None:
-        """Publish what waits, finish the session's file and release the lock. Safe to call again."""
+        """Publish what waits, finish the session's file and release the lock. Safe to call again.
+
+        A SIGTERM that comes meanwhile ends the wait, and its handler then closes the writer.
+        """
         if self._closed or not self.mine or not self._worker.stop():
             return
         self._closed = True
