@@ -144,7 +144,7 @@ Checks = Iterator[tuple[str, str, str, bool]]  # name, what came, what was expec
 
 
 def _controls(value: _QuantityOf, data: LayerData, g: torch.Generator) -> Checks:
-    """Checks on data in which there is nothing to know: the quantity must not be above 0."""
+    """Check on data without any information, as permuted labels, that the quantity is not above 0."""
     if value.quantity.startswith("I("):  # an effective rank, for one, is 1
         got = value(torch.zeros_like(data.t))
         yield "constant layer", f"{got:.3f}", "0", abs(got) <= 1e-9
@@ -157,7 +157,7 @@ def _controls(value: _QuantityOf, data: LayerData, g: torch.Generator) -> Checks
 
 
 def _laws(value: _QuantityOf, data: LayerData, g: torch.Generator) -> Checks:
-    """Checks that half the units know at most what all do, and two independent layers twice as much as one."""
+    """Check that half the units hold at most what all do, and two independent layers together twice what one does."""
     whole, part = value(data.t), value(data.t[:, : data.t.shape[1] // 2])
     yield "data processing", f"{part:.3f}", f"half the units <= {whole:.3f}", part <= whole + SLACK
     if data.y.is_floating_point():
@@ -173,7 +173,7 @@ def _laws(value: _QuantityOf, data: LayerData, g: torch.Generator) -> Checks:
 
 
 def _maps(value: _QuantityOf, data: LayerData, g: torch.Generator) -> Checks:
-    """Checks that an invertible map of the layer changes nothing."""
+    """Check that an invertible map of the layer does not change the quantity."""
     units = data.t.shape[1]
     powers = torch.arange(1, units + 1, dtype=torch.float64)
     rotation = torch.linalg.qr(torch.randn(units, units, generator=g, dtype=torch.float64))[0]
@@ -191,7 +191,10 @@ def _maps(value: _QuantityOf, data: LayerData, g: torch.Generator) -> Checks:
 
 
 def sandwich(samples: int = 400, units: int = 3, std: float = 0.1, seed: int = 0) -> Finding:
-    """The sampled mixture entropy between its two closed-form bounds, at the same noise."""
+    """Check that I(X;T) of `noise`, which samples a mixture, lies between the two closed-form bounds of `kde`.
+
+    Both take the same noise, of standard deviation `std`.
+    """
     data = digits_layer(samples, units, seed)
     bounds = _measure(parse(f"kde:variance={std**2},null_draws=0"), data)
     low, high = (float(bounds[name].value[0]) for name in ("I(X;T) lower", "I(X;T)"))
@@ -211,8 +214,9 @@ def known(names: Sequence[str] | None = None, *, samples: int = 1000, seed: int 
     Parameters
     ----------
     names : sequence of str, optional
-        As in `certify`. Estimators that give no I(T;Y), or not of classes or targets, have no row of these; nor have
-        those that speak of the probe set alone, where every sample may be told apart, or of another output.
+        As in `certify`. An estimator has no row for a problem whose labels (classes or real targets) it does not take,
+        or whose I(T;Y) it does not give, or gives of something else: of the probe set alone, where every sample may
+        be told apart, or of a network's own output.
     samples, seed : int
         Number of samples that each problem has, and what draws them.
 

@@ -70,19 +70,21 @@ def analyze(
         Only these snapshots; what an estimator finds of the whole run (edges, scale) is found on all of them. By
         default every one.
     pairs : sequence of two layers each, optional
-        `pairs=[("fc1", "fc4")]`: instead of the rows of layers those of pairs, "I(T;T')" and its like, with the second
-        layer where labels are otherwise. Names and globs as in `layers`; the column `partner` has the second.
+        `pairs=[("fc1", "fc4")]`: estimate pairs of layers instead of single ones. The second layer of a pair takes the
+        place of the labels, and gives "I(T;T')" in the place of "I(T;Y)". Names and globs as in `layers`; the column
+        `partner` names the second layer.
     against : "previous", "view=2", or another run, optional
-        The second array is taken at the step before, on the second row of each input (a further noisy pass, or another
-        view with the same input id), or from a run of the same probe; without `pairs` it is the same layer.
+        Where the second array of a pair is taken from: the step before, the second row of each input (a further noisy
+        pass, or another view with the same input id), or another run of the same probe. Without `pairs` each layer is
+        paired with itself.
         Estimators of Shannon information refuse a pair of functions of one X: docs/results.md.
     device : str or torch.device, optional
         By default CUDA where there is one, else the CPU.
     table : path, optional
         One CSV for all runs; by default `results.csv` in each run directory. The JSON of settings lies beside.
     block_bytes : int
-        Memory that the snapshots estimated together may need, by the estimator's own account. One that does not
-        declare the guarantee `blocks` gets its attribute `chunk` of snapshots (1 without one) at a time instead.
+        Memory that the snapshots estimated together may need, by the estimator's own account. An estimator that does
+        not declare the guarantee `blocks` gets a fixed number of snapshots instead: its attribute `chunk`, else 1.
     progress : bool, optional
         False shows nothing. Otherwise a bar on a terminal or in a notebook, else a line a minute on stderr.
     jobs : int or concurrent.futures.Executor
@@ -124,10 +126,10 @@ def analyze(
 
 
 def analyze_each(run: Any, estimators: Any = "binning", **options: Any) -> Iterator[ResultTable]:
-    """What `analyze` does, with a table for each run as soon as it is done: memory does not grow with their number.
+    """Analyze runs as `analyze` does, but give the table of each run as soon as that run is done.
 
-    All runs are looked at before the first is estimated, and share the processes. With `table` the rows of every run
-    stand in one CSV, and all of them in memory.
+    So memory does not grow with the number of runs, unless `table` is given: then the rows of all runs stand in one
+    CSV, and in memory. All runs are checked before the first is estimated, and they share the worker processes.
 
     Parameters
     ----------
@@ -137,7 +139,7 @@ def analyze_each(run: Any, estimators: Any = "binning", **options: Any) -> Itera
     Returns
     -------
     iterator of ResultTable
-        In the order of the runs, each of them once. The processes end with it.
+        In the order of the runs, each of them once. The worker processes end when it is exhausted.
     """
     done = _analyzed(run, estimators, **{**(analyze.__kwdefaults__ or {}), **options})
     return (each.table() for each in done)
@@ -146,7 +148,11 @@ def analyze_each(run: Any, estimators: Any = "binning", **options: Any) -> Itera
 def _analyzed(
     run: Any, estimators: Any, *, device: Any, table: Any, block_bytes: int, progress: Any, jobs: Any, **choice: Any
 ) -> Iterator[RunPlan]:
-    """Yield each run when its last rows are written; a wrong request raises at once, before any run is begun."""
+    """Return an iterator that yields each run when its last rows are written.
+
+    A wrong request raises here, before any run is begun. `choice` holds `layers`, `subsets`, `steps`, `pairs` and
+    `against`.
+    """
     where = device_of(device)
     if block_bytes < 1:
         raise ValueError(f"block_bytes must be positive, got {block_bytes}")
@@ -158,7 +164,8 @@ def _analyzed(
     for given, store in _distinct(run):
         plan = RunPlan(store, **choice)
         work += plan.work(built)
-        # Of many runs only a few are held: of the others the path is kept, and they are opened again in their turn.
+        # The plans of the first runs are kept, with the runs open. Of later runs given by path only the path is kept,
+        # and they are opened again in their turn.
         checked.append(given if len(checked) >= HELD_RUNS and given is not store else plan)
 
     def plans() -> Iterator[RunPlan]:
@@ -171,7 +178,7 @@ def _analyzed(
         """Yield each run when it is done; table, executor and progress bar are open meanwhile."""
         with ExitStack() as stack:
             shared = None if table is None else TableIndex(stack.enter_context(open_table(csv_path(table))))
-            stack.callback(torch.set_num_threads, torch.get_num_threads())
+            stack.callback(torch.set_num_threads, torch.get_num_threads())  # puts the caller's number back at the end
             single_thread()
             executor, window = stack.enter_context(executor_of(jobs))
             bar = stack.enter_context(progress_bar(progress))
@@ -201,7 +208,7 @@ def open_runs(run: Any) -> list[ActivationStore]:
 
 
 def _distinct(run: Any) -> Iterator[tuple[Any, ActivationStore]]:
-    """Yield what was given and its store, each run once; ValueError for two copies of a run, or for no run."""
+    """Yield (what was given, its store) for each run, once; ValueError for two copies of a run, or for no run."""
     paths: dict[str, Path] = {}
     for each in run if isinstance(run, list | tuple) else [run]:
         store = open_run(each) if isinstance(each, str | os.PathLike) else each

@@ -53,9 +53,10 @@ class LayerAdvice:
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting for all layers of a plane: `spec` to paste, and the layers that show nothing at it.
+    """One value of an estimator's `field` for all layers, and in `without` the layers that show nothing at it.
 
-    `estimator` and `config` are those of the rows that it gives.
+    `spec` is the estimator with this value, to paste into `analyze`; `estimator` and `config` are what the rows that
+    it gives have in these columns of a table.
     """
 
     estimator: str
@@ -75,9 +76,9 @@ class Advice:
     run : str
         Path of the run.
     layers : tuple of LayerAdvice
-        For each estimator and layer.
+        One for each estimator and layer.
     settings : tuple of Setting
-        One for each estimator that has a setting at which some layer shows something, by the number of layers.
+        One for each estimator that has a setting at which some layer shows something; that with most layers first.
     steps : tuple of int
         The snapshots that were looked at.
     """
@@ -119,9 +120,9 @@ def advise(
     where the largest I(X;T) of these lies between 10 and 90 % of its ceiling, and I(T;Y) at the last is above that of
     shuffled labels.
 
-    A scale chosen so is chosen by looking: of several that show something it picks the one whose I(X;T) lie nearest to
-    the middle, for the figure's sake, and another would move every curve. The advice is kept in `results.json`, and
-    captions and tables say of rows at this scale how it was chosen.
+    A scale found so is chosen by looking at the data: of several that show as many layers it is the one whose I(X;T)
+    lie nearest to half the ceiling, only to make the figure clear, and another would move every curve. The advice is
+    kept in `results.json`, and captions and tables say of rows at this scale how it was chosen.
 
     Parameters
     ----------
@@ -184,7 +185,10 @@ def advise(
 
 
 def _grid(spec: str) -> tuple[str, str, tuple[float, ...], list[Any]]:
-    """Return (spec, field that sets its scale, values to try, estimator at each value); ValueError for another spec."""
+    """Return (spec, field that sets its scale, values to try, estimator at each value).
+
+    ValueError for a spec of an estimator without a scale, or that sets the field itself.
+    """
     name = parse(spec).name if "+" not in spec else spec
     if name not in SCALES:
         raise ValueError(f"no scale is to be chosen for {spec!r}; expected one of {', '.join(SCALES)}")
@@ -208,36 +212,42 @@ def _looked_at(steps: Sequence[int]) -> list[int]:
 def _of_layers(
     table: ResultTable, spec: str, field: str, values: tuple[float, ...], built: Sequence[Any]
 ) -> list[LayerAdvice]:
-    """The advice on each layer, in forward order: at which of the values tried it shows something."""
+    """Return the advice on each layer, in forward order: at which of the `values` of `field` it shows something.
+
+    `built` are the estimators at these values, whose rows are in the table.
+    """
     rows = [table.take((table.estimator == e.name) & (table.settings == config_json(e))) for e in built]
     found = []
     for layer in dict.fromkeys(table.layer[table.estimator == built[0].name].tolist()):
         seen = [_seen(each.take(each.layer == layer)) for each in rows]
         shown = tuple(v for v, (share, above) in zip(values, seen, strict=True) if _shows(share) and above)
-        shares, nulls = zip(*seen, strict=True)
+        shares, above_null = zip(*seen, strict=True)
         remedy = "" if shown else _remedy(field, values, shares)
-        found.append(LayerAdvice(layer, spec, field, values, shares, nulls, shown, remedy))
+        found.append(LayerAdvice(layer, spec, field, values, shares, above_null, shown, remedy))
     return found
 
 
 def _shows(share: float | None) -> bool:
-    """Whether I(X;T) at this share of its ceiling shows something."""
+    """Whether I(X;T), given as a share of its ceiling, lies between LOW and HIGH; False for None."""
     return share is not None and LOW <= share <= HIGH
 
 
 def _seen(rows: ResultTable) -> tuple[float | None, bool]:
-    """Return (largest share of its ceiling that I(X;T) has, or None; whether the last I(T;Y) is above its null)."""
+    """Return (largest I(X;T) as a share of its ceiling; whether I(T;Y) at the last step is above its null).
+
+    `rows` are those of one layer at one setting. The share is None where I(X;T) or its ceiling has no value.
+    """
     i_xt, i_ty = (rows.take(rows.quantity == quantity) for quantity in ("I(X;T)", "I(T;Y)"))
     with np.errstate(divide="ignore", invalid="ignore"):
         shares = i_xt.value / i_xt.ceiling
     finite = shares[np.isfinite(shares)]
-    # Without labels there is no null to be above.
+    # Without labels there is no I(T;Y): nothing is asked of it then.
     above = len(i_ty) == 0 or not bool(i_ty.flag("below_null")[np.argmax(i_ty.step)])
     return (float(finite.max()) if len(finite) else None), above
 
 
 def _remedy(field: str, values: Sequence[float], shares: Sequence[float | None]) -> str:
-    """What to do about a layer that shows nothing at any scale."""
+    """Return what to do about a layer that shows nothing; `shares` are its I(X;T) over the ceiling at each value."""
     known = [share for share in shares if share is not None]
     if not known:
         return "it has no value at any scale: see what was skipped in results.json"
@@ -254,12 +264,18 @@ def _remedy(field: str, values: Sequence[float], shares: Sequence[float | None])
 
 
 def _settings(spec: str, field: str, built: Sequence[Any], found: Sequence[LayerAdvice]) -> list[Setting]:
-    """One setting or none: the value at which most layers show something; of equals, I(X;T) nearest the middle."""
+    """Return a list of one setting, that at which most layers show something; [] where no layer does at any.
+
+    Of values with as many layers it is that at which the I(X;T) of these lie nearest to half the ceiling.
+    """
     if not any(each.shown for each in found):
         return []
 
     def worth(value: float) -> tuple[int, float]:
-        """Return (layers that show something at a value, minus the distance of the worst from half its ceiling)."""
+        """Return the rank of a value: the number of layers that it shows, then how near they are to half the ceiling.
+
+        The second is minus the largest distance of a layer's I(X;T) from half its ceiling.
+        """
         showing = [each for each in found if value in each.shown]
         distance = max((abs((e.share[e.tried.index(value)] or 0.0) - 0.5) for e in showing), default=1.0)
         return len(showing), -distance
@@ -297,7 +313,7 @@ def _lines(advice: Advice) -> Iterator[str]:
     for each in advice.layers:
         if each.remedy:
             estimators.setdefault((each.layer, each.remedy), []).append(each.estimator)
-    remedies: dict[str, list[str]] = {}
+    remedies: dict[str, list[str]] = {}  # layers of which the same is to be said share a line
     for (layer, remedy), names in estimators.items():
         remedies.setdefault(f"{', '.join(names)}: {remedy}", []).append(printable(layer))
     for remedy, concerned in remedies.items():

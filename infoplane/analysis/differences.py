@@ -122,10 +122,10 @@ def difference(
 
 
 class _TwoParts:
-    """The difference of one layer between two subsets; an estimator's `prepare` sees the samples of both."""
+    """One layer on two subsets, the sides, whose quantities are subtracted; `prepare` reads the samples of both."""
 
     def __init__(self, layer: LayerSteps, sides: Sequence[LayerBlocks], store: ActivationStore, how: Any) -> None:
-        """Count the inputs of both sides; ValueError where one has too few."""
+        """Count the inputs of both sides; ValueError where one has too few. `how` has `draws`, `fraction`, `seed`."""
         self.layer, self.sides, self.store, self.how = layer, sides, store, how
         self.draws, self.fraction, self.seed = how["draws"], how["fraction"], how["seed"]
         self.noise: Noise | None = sides[0].noise
@@ -142,7 +142,10 @@ class _TwoParts:
             yield torch.cat([one, two], dim=1)
 
     def rows(self, subset: str, estimator: Estimator, refused: list[Refusal]) -> list[Row]:
-        """A row for each step and quantity; what could not be estimated goes to `refused`."""
+        """Return a row for each step and quantity; what could not be estimated goes to `refused`.
+
+        `subset` is what the table calls the two sides, "train-test".
+        """
         layer = self.layer
         if bad := sorted(layer.bad.intersection(layer.steps)):
             refused.append(Refusal(tuple(bad), f"{layer.name} has NaN or infinite values at {step_words(bad)}"))
@@ -158,6 +161,7 @@ class _TwoParts:
         same: dict[str, Any] = {"run": layer.run, "layer": layer.name, "depth": record.depth, "subset": subset}
         same |= {"estimator": estimator.name, "config": canonical_json(settings, "settings").decode()}
         unlabelled, sources, out = without_labels(self.store.probe, record, layer.token), dict(layer.keys), list[Row]()
+        # Each piece is of one step: `one` (1, N1, U) and `two` (1, N2, U).
         for (steps, one, _), (_, two, _) in zip(*(side.pieces(refused) for side in self.sides), strict=True):
             try:
                 found = self.quantities(estimator, one, two)
@@ -180,7 +184,7 @@ class _TwoParts:
         for _ in range(thinned):
             whole.append(self._drawn(estimator, (one, two), self.size, generator, whole))
         parts = [self._drawn(estimator, (one, two), part, generator) for _ in range(self.draws)]
-        # By which the spread over parts becomes that of the whole: see `interval_of_parts`.
+        # The spread over parts is scaled by this to that of the whole: see `interval_of_parts`.
         odds = part / (self.size - part)
         return {
             name + SUFFIX: interval_of_parts(_mean(name, whole), _values(name, parts), odds)
@@ -196,7 +200,11 @@ class _TwoParts:
         generator: torch.Generator,
         before: Sequence[Draw] = (),
     ) -> Draw:
-        """Return the quantities on `size` random inputs of each side; of a side taken whole those of `before[0]`."""
+        """Return the quantities of both sides, each on `size` random inputs; `values` are their (1, N, U).
+
+        A side that is taken whole is the same in each draw: its quantities are those of `before[0]`, where there is
+        such an earlier draw.
+        """
         ids = torch.unique(torch.cat([side.x_ids for side in self.sides]))
         # One random order for both sides: an input on both is drawn early on both, or late on both.
         order = torch.randperm(len(ids), generator=generator, device="cpu").to(ids.device)
@@ -206,7 +214,7 @@ class _TwoParts:
                 out.append(before[0][i])
                 continue
             side_ids, input_of_row = torch.unique(side.x_ids, return_inverse=True)
-            places = order[torch.searchsorted(ids, side_ids)]  # of the inputs of this side in the random order
+            places = order[torch.searchsorted(ids, side_ids)]  # the place of each of this side's inputs in that order
             drawn = places <= places.sort().values[size - 1]  # the `size` first
             rows = drawn[input_of_row].nonzero()[:, 0]
             x = None if side.x is None else side.x[rows]

@@ -18,9 +18,9 @@ Content = tuple[int, str]  # a step and the digest of what was recorded there
 
 
 class Estimate(NamedTuple):
-    """What rows over the steps of a run have in common: the key of the table without step, quantity and source.
+    """What the rows of one estimate have in common at all steps: the key of a row without step, quantity and source.
 
-    `partner` is the one of the rows by a name that does not change with the step.
+    `partner` is the second layer of a pair, by a name that is the same at all steps; "" for a single layer.
     """
 
     run: str
@@ -46,9 +46,9 @@ def open_table(path: Path) -> TableWriter:
 
 
 class TableIndex:
-    """Rows by key, on disk and added since; `add` appends what is not there yet.
+    """The rows of a table by key: those that were on disk, and those added since. `add` appends what is new.
 
-    Rows are named by their number: those that were on disk first, then the added ones in order.
+    Rows are named by their number: first those that were on disk, then the added ones in order.
     """
 
     def __init__(self, writer: TableWriter) -> None:
@@ -67,7 +67,7 @@ class TableIndex:
         for i, (*key, step, source, quantity) in enumerate(zip(*columns.values(), strict=True)):
             last = Estimate(*key), (step, source)
             self._insert(*last, quantity, i)
-        # Where the table was cut short, the block that it ends with may lack rows.
+        # Estimate and content of the last row, where the table was cut short: the block that it is of may lack rows.
         self._tail = last if writer.unsealed else None
 
     def _insert(self, estimate: Estimate, content: Content, quantity: str, number: int) -> bool:
@@ -109,10 +109,11 @@ class TableIndex:
         return table
 
     def missing(self, estimate: Estimate, block: LayerSteps, *, whole: bool) -> LayerSteps:
-        """The steps of a block that are still to be estimated; with `whole`, all of them or none.
+        """Return the steps of a block that are still to be estimated; with `whole`, all of them or none.
 
-        Where the writer was killed or the file was cut, the rows at its end may be a part of their block. The
-        block counts as done when its last step has the quantities of its first.
+        Where the writer was killed or the file was cut, the rows at its end may be only a part of their block. This
+        last block counts as done when it has several steps and the last has the quantities of the first, else all of
+        it is returned.
         """
         steps = self._numbers.get(estimate, {})
         missing = [step for step, d in block.keys if not _estimated(steps.get((step, d), {}))]
@@ -123,9 +124,10 @@ class TableIndex:
         return block if missing and whole else block.at(missing)
 
     def known_config(self, estimate: Estimate, subsets: Iterable[str], layer: LayerSteps) -> str | None:
-        """The prepared form of the config under which every step of these subsets is estimated already.
+        """Return the config, with what `prepare` found, under which all these subsets are estimated at every step.
 
-        The steps and contents must be the very ones: what `prepare` finds depends on all of them.
+        None where the table has no such config. Steps and contents must be exactly those of the layer now: what
+        `prepare` finds depends on all of them. The config of `estimate` itself is the one without what is found.
         """
         wanted = set(layer.keys)
         for config in self._configs.get(estimate.settled, ()):
@@ -136,7 +138,7 @@ class TableIndex:
         return None
 
     def _complete(self, estimate: Estimate, wanted: set[Content]) -> bool:
-        """Whether exactly the steps `wanted` are estimated, and none may lack rows because the file was cut short."""
+        """Whether exactly the steps `wanted` are estimated; False where one may lack rows as the file was cut short."""
         if self._tail is not None and self._tail[0] == estimate:
             return False
         return {c for c, numbers in self._numbers.get(estimate, {}).items() if _estimated(numbers)} == wanted

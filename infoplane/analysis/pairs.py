@@ -37,16 +37,18 @@ _VIEW = re.compile(r"view=(\d+)")
 
 
 class Pairs:
-    """What was asked: names of layers and their partners (None: each layer with itself), and where a partner is taken.
+    """The pairs that the caller asks for: which layers, and where the second array, the partner, is taken from.
 
     Attributes
     ----------
+    names : list of (str, str), or None
+        Names or globs of layers and of their partners; None pairs each layer with itself.
     previous : bool
-        At the step before.
+        The partner is taken at the step before.
     view : int
-        On this row of each input, 1 for the row of the layer itself.
+        It is taken on this row of each input, 1 for the row of the layer itself.
     other : ActivationStore or None
-        In this run.
+        It is taken from this run; None for the run of the layer.
     """
 
     def __init__(self, names: Sequence[tuple[str, str]] | None, against: Run | None) -> None:
@@ -67,12 +69,15 @@ class Pairs:
     def layer_steps(
         self, store: ActivationStore, path: str, layers: str | Sequence[str] | None, subsets: Iterable[Subset]
     ) -> list[LayerSteps]:
-        """Each pair of one run, at the steps that both have.
+        """Return the pairs of one run, each at the steps that both its arrays have.
+
+        `path` is what the pairs call the run of `store`. `layers` is None unless each layer is paired with itself.
 
         Raises
         ------
         ValueError
-            No layer matches, no step has both arrays, no input has so many rows, or the other run has another probe.
+            No layer matches, no step has both arrays, no input has so many rows as `view`, the other run is this one or
+            has another probe, or `layers` is given beside named pairs.
         """
         other = self.other or store
         self._check(store, subsets)
@@ -95,7 +100,7 @@ class Pairs:
         return [each for each in pairs if each.keys]
 
     def _check(self, store: ActivationStore, subsets: Iterable[Subset]) -> None:
-        """Raise ValueError where the probe lacks what is asked for."""
+        """Raise ValueError where a subset has no such view, or the other run is this one or has another probe."""
         for subset in subsets if self.view > 1 else ():
             if not len(views(store.probe, subset, self.view)[0]):
                 raise ValueError(
@@ -152,7 +157,10 @@ def _open(against: str | os.PathLike[str]) -> ActivationStore:
 
 
 def refusal(layer: LayerSteps, estimator: Estimator, store: ActivationStore, other: ActivationStore) -> str | None:
-    """Why an estimator does not take a pair, None where it does. `layer` has the steps that are asked for."""
+    """Return why an estimator does not take a pair, None where it does.
+
+    `layer` is the pair at the steps that are asked for, `store` and `other` are the runs of its two arrays.
+    """
     if "continuous" not in estimator.targets:
         return (
             f"{estimator.name} takes classes, and the second layer of a pair is a real vector; knn and gaussian take it"
@@ -171,10 +179,14 @@ def refusal(layer: LayerSteps, estimator: Estimator, store: ActivationStore, oth
 
 
 def _why_infinite(layer: LayerSteps, step: int, store: ActivationStore, other: ActivationStore) -> str | None:
-    """Why a Shannon information of the pair says nothing at this step; None where noise or views part the two."""
+    """Return why the Shannon information of the pair is infinite, or log2 N, at this step.
+
+    None where it is not: noise lies between the two arrays, or they are of different views of each input.
+    """
     partner = layer.partner
     assert partner is not None
     a, b = store.layer(layer.layer, step), other.layer(partner.layer, partner.steps[step])
+    # Both arrays are of the same forward pass: noise has to lie between the two layers.
     if partner.path == layer.path and partner.view == 1 and partner.steps[step] == step:
         if _between(store, step, *sorted((a, b), key=lambda each: each.depth)):
             return None
@@ -183,9 +195,10 @@ def _why_infinite(layer: LayerSteps, step: int, store: ActivationStore, other: A
             f"no noise was recorded between {a.key} and {b.key} that every path goes through: {INFINITE}; put "
             f"NoiseInjection on {first} or on a layer between the two, {OTHERS}"
         )
+    # They are of different passes: noise ahead of one of the layers is enough, if the passes drew it independently.
     random = _is_random(store, step, a) or _is_random(other, partner.steps[step], b)
     if partner.view > 1:
-        # Each view with noise of its own is a random one; without noise the views must differ by their inputs.
+        # Views with independent noise differ by it; without it they must differ by their inputs.
         independent = random and not _may_share_noise(store, partner.view)
         return None if independent else _alike(store, partner.view, a.key)
     if not random:
@@ -213,6 +226,7 @@ def _between(store: ActivationStore, step: int, first: Layer, second: Layer) -> 
     chain = _chain(store, step)
     if second.key not in {each.key for each in chain}:
         return False
+    # Noise of `first` itself lies between the two only where its value was recorded clean.
     inner = [each for each in chain if each.noise is not None and first.depth <= each.depth < second.depth]
     return any(each.key != first.key or (each.noise is not None and each.noise.clean) for each in inner)
 
@@ -227,7 +241,10 @@ def _is_random(store: ActivationStore, step: int, layer: Layer) -> bool:
 
 
 def _chain(store: ActivationStore, step: int) -> list[Layer]:
-    """The layers recorded at this step of which the recorder saw that each feeds the next one only."""
+    """Return the layers recorded at this step that form a chain, as the run's settings say, in forward order.
+
+    Every path from the input to the last of them goes through each. The list is empty where there is no such chain.
+    """
     chain = store.settings.get("chain", False)
     known = [layer.key for layer in store.layers] if chain is True else chain if isinstance(chain, list) else []
     keys = [layer.key for layer in store.layers if layer.key in known]
@@ -235,7 +252,10 @@ def _chain(store: ActivationStore, step: int) -> list[Layer]:
 
 
 def _may_share_noise(store: ActivationStore, view: int) -> bool:
-    """Whether two rows of an input may have equal noise: taken in one pass by several processes with one seed."""
+    """Whether the first row and the `view`-th of some input may have equal noise.
+
+    They may where both rows are of one pass and several processes, which have one seed, recorded the run.
+    """
     if all(shard.meta.world_size == 1 for shard in store.valid_shards()):
         return False
     one, two = views(store.probe, Subset(), view)

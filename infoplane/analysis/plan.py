@@ -116,7 +116,10 @@ class RunPlan:
         self.refusals.setdefault(about, []).extend(refusal.steps)
 
     def end(self, estimators: Iterable[Estimator]) -> None:
-        """Let go of table and stores, with refusals and losses in the meta in place of those of the same estimates."""
+        """Put refusals and losses into the table's meta, then close the table and let go of the stores.
+
+        They replace those that earlier analyses noted of the same estimates, or of the same layers; others stay.
+        """
         with self._held:
             entry = self.index.writer.meta["runs"][self.store.run_id]
             pairs = {(e.name, config_json(e)) for e in estimators}
@@ -147,7 +150,10 @@ class RunPlan:
 
 
 def _layer_steps(store: ActivationStore, path: str, places: Sequence[tuple[str, int | None]]) -> list[LayerSteps]:
-    """Return each of these (layer, token) with all steps that have it and those that are not finite."""
+    """Return each of these (layer, token) at all steps that have it, with the steps at which it is not finite.
+
+    Layers that no step has are left out. `path` is what the result calls the run.
+    """
     found = contents(store, dict(places))
     mark = fingerprint(repr(found).encode())  # by which a process tells this state of the run from others
     steps = [LayerSteps(path, mark, store.run_id, key, found[key], token=token) for key, token in places if found[key]]
@@ -161,7 +167,7 @@ class LayerPlan:
     """
 
     def __init__(self, run: RunPlan, layer: LayerSteps, estimator: Estimator) -> None:
-        """Count samples and units of each subset, and see whether snapshots stand for themselves."""
+        """Count samples and units of each subset, and see whether a snapshot's value depends on others of its block."""
         self.run, self.layer, self.estimator = run, layer, estimator
         self.ready: dict[Subset, Future[Prepared]] = {}
         probe = run.store.probe
@@ -175,14 +181,14 @@ class LayerPlan:
         wanted = {*run.subsets, *(subset.base for subset in run.subsets)}
         rows = {subset: subset.rows(probe, repeats=self.repeats, token=token) for subset in wanted}
         self.sizes = {subset: (len(found), units) for subset, found in rows.items()}
-        # Where a value depends on the other snapshots of its block, the block must be the same each time: it is cut by
-        # number alone and estimated whole. None where each snapshot stands for itself, as in a pair of layers, where
-        # each is beside another second array.
+        # Where a value depends on the other snapshots of its block, the block must be the same in each analysis: a new
+        # one begins every `chunk` snapshots and is estimated whole. `chunk` is None where each value depends on its own
+        # snapshot alone; so it does in pairs, which are estimated one at a time, each with its own second array.
         independent = "blocks" in estimator.guarantees or layer.partner is not None
         self.chunk = None if independent else int(getattr(estimator, "chunk", None) or 1)
 
     def key(self, subset: Subset, config: str) -> Estimate:
-        """The part of the key that the estimator's rows on this subset have in common."""
+        """Return the part of the key that the estimator's rows on this subset have in common at all steps."""
         layer = self.layer
         return Estimate(layer.run, layer.name, subset.name, self.estimator.name, config, layer.partner_name)
 
@@ -196,7 +202,10 @@ class LayerPlan:
         return max(1, int(self.estimator.bytes_per_snapshot(*self.sizes[subset])))
 
     def write(self, subset: Subset, key: Estimate, block: LayerSteps, arriving: Future[Outcome] | None) -> None:
-        """Add the rows that were estimated, and take all rows of the block into the result."""
+        """Add the rows that were estimated, and take all rows of the block into the result.
+
+        `arriving` is the task that estimates them, or None where the table has all of them already.
+        """
         if arriving is not None:
             outcome = arriving.result()
             self.run.index.add(outcome.rows)
@@ -228,7 +237,10 @@ class Analysis:
         self.executor, self.window, self.bar = executor, window, bar
 
     def run(self, runs: Iterable[RunPlan], estimators: list[Estimator], shared: TableIndex | None) -> Iterator[RunPlan]:
-        """Estimate what is missing and write it; yield each run when that is done."""
+        """Estimate what is missing and write it; yield each run when that is done.
+
+        `shared` is the table of all runs, None for one in each run. ValueError at the end if nothing was estimated.
+        """
         begun: deque[RunPlan] = deque()
         in_flight: deque[Piece] = deque()
         any_estimated, reasons = False, dict[str, None]()
@@ -311,7 +323,10 @@ class Analysis:
         yield from ahead
 
     def _begin(self, plan: LayerPlan, base: Subset) -> Future[Prepared]:
-        """Submit `prepare` on all classes of `base`; the future is done at once where there is nothing to do."""
+        """Submit `prepare` on the samples of `base`, which has all classes, and return the future of its result.
+
+        It is done already where nothing can be estimated, the estimator has no `prepare`, or the table has all rows.
+        """
         config = config_json(plan.estimator)
         if reason := self._obstacle(plan, base):
             return done(Prepared(config, refusal=Refusal(plan.layer.steps, reason)))
@@ -359,13 +374,13 @@ class Analysis:
         size = plan.chunk or self._fitting(plan, subset)
         for whole in plan.layer.blocks(size):
             asked = whole.at(plan.run.steps)
-            # Snapshots that depend on their block are estimated with all of it.
+            # Where a value depends on its whole block, all of it is estimated if any of its steps is asked for.
             block = whole if plan.chunk is not None and asked.keys else asked
             missing = plan.run.index.missing(key, block, whole=plan.chunk is not None)
-            self.bar.total -= plan.work(subset, whole) - plan.work(subset, missing)
+            self.bar.total -= plan.work(subset, whole) - plan.work(subset, missing)  # the rest needs no work
             arriving: Future[Outcome] | None = None
             if missing.keys:
-                assert ready.estimator is not None  # only where nothing is missing
+                assert ready.estimator is not None  # None means that the table has all rows
                 task = Task(missing, subset, ready.estimator, self.device, size)
                 arriving = self.executor.submit(run_task, estimate, task)
             write = partial(plan.write, subset, key, asked, arriving)
@@ -381,13 +396,16 @@ def _write_mean(plan: LayerPlan, mean: ClassMean, key: Estimate) -> None:
 
 
 def _class_means(plan: LayerPlan, mean: ClassMean, key: Estimate) -> Iterator[Row]:
-    """Yield the mean over classes of each I(X;T), at each step where every class has it, unless it is there already."""
+    """Yield rows of the mean over classes of each I(X;T), at each step where every class has it.
+
+    None of a mean that the estimator returns itself. `key` is that of the rows on `mean.base`.
+    """
     index = plan.run.index
     weights = mean.weights(plan.run.store.probe, repeats=plan.repeats)
     classes = [key._replace(subset=subset.name) for subset in mean.classes]
     contents = plan.layer.keys
     quantities = {name for content in contents for name in index.numbers(classes[0], content)}
-    returned = {name for name in quantities if name.startswith(CONDITIONAL)}  # by the estimator itself
+    returned = {name for name in quantities if name.startswith(CONDITIONAL)}  # means from the estimator itself
     for content in contents:
         numbers = [index.numbers(each, content) for each in classes]
         for name in numbers[0]:

@@ -33,11 +33,14 @@ def entropy_bits(labels: npt.NDArray[Any]) -> float:
     """Plug-in entropy of `labels`, in bits."""
     counts = np.unique(labels, return_counts=True)[1]
     p = counts / counts.sum()
-    return float(-(p * np.log2(p)).sum()) + 0.0  # which makes 0 of -0, where there is one class
+    return float(-(p * np.log2(p)).sum()) + 0.0  # + 0.0 turns -0.0, which one class gives, into 0.0
 
 
 def run_meta(source: SnapshotSource, table: Path) -> dict[str, Any]:
-    """JSON of one run for `ResultTable.meta["runs"][run_id]`; the path is relative to the table."""
+    """Return what a table says of one run, as JSON for `ResultTable.meta["runs"][run_id]`.
+
+    `table` is the path of the table's file, to which the run's path is made relative.
+    """
     probe = source.probe
     first = probe.repeats == 0  # (N,): the row of each input that is no further noisy pass
     labels = probe.labels[first]
@@ -87,7 +90,10 @@ def describe_estimators(meta: MutableMapping[str, Any], estimators: Iterable[Est
 
 
 def recorded_rows(source: SnapshotSource) -> list[Row]:
-    """Training metrics as rows: a plot never reopens the store. `source` is a digest of the value itself."""
+    """Return the recorded training metrics as rows of a table, so that a plot need not reopen the store.
+
+    Their column `source` has a digest of the metric's value, in the place of one of activations.
+    """
     depth = {layer.key: layer.depth for layer in source.layers}
     # `same` are the fields that rows have in common, first those of all rows, then of those of one metric.
     same: dict[str, Any] = {"run": source.run_id, "subset": "all", "estimator": RECORDED, "config": "{}", "unit": ""}
@@ -95,7 +101,7 @@ def recorded_rows(source: SnapshotSource) -> list[Row]:
     rows = []
     for step, epoch, name, layer, value in source.metrics():
         same |= {"step": step, "epoch": epoch, "layer": layer, "depth": depth.get(layer, -1)}
-        # Recorded again at the same step, another value is another row.
+        # Another value recorded at the same step has another digest, and so is a row of its own.
         found = fingerprint(f"{epoch!r} {value!r}".encode())
         flags = "" if np.isfinite(value) else "nonfinite"
         rows.append(Row(**same, quantity=name, value=value, flags=flags, source=found))
@@ -103,9 +109,10 @@ def recorded_rows(source: SnapshotSource) -> list[Row]:
 
 
 def losses(store: ActivationStore, found: Iterable[tuple[str, Problem]]) -> list[dict[str, Any]]:
-    """Return what is missing or damaged, as JSON: `file`, `what`, `steps`, and `layer` where one alone is concerned.
+    """Return what is missing or damaged, as JSON: `file`, `what`, `steps`, and `layer`, "" unless it is of one alone.
 
-    `found` are (layer, problem) of what reading the layers has found, in this process or in another one.
+    That is what the store lists as lost, and `found`: (layer, problem) for each damage that came to light when layers
+    were read, in this process or in another one.
     """
     entries: dict[tuple[str, str], dict[str, Any]] = {}
     for layer, problem in [*(("", p) for p in store.lost), *found]:
@@ -125,7 +132,7 @@ def words_of_losses(store: ActivationStore, lost: Sequence[dict[str, Any]], laye
     said = {(loss["file"], loss["what"]) for loss in lost}
     remarks = [str(p) for p in (*store.problems, *store.unrecorded) if (p.file, p.what) not in said]
     yield from first_lines(remarks, "{} more remarks; `infoplane verify` has all of them")
-    # A whole snapshot that does not hold the layer, though nothing is known to be wrong with it.
+    # Steps with a complete snapshot that does not hold the layer, though nothing is known to be wrong with it.
     remarked = {step for problem in store.unrecorded for step in problem.steps}
     notes = []
     for layer in layers:

@@ -163,7 +163,9 @@ def at_token(layer: Layer, position: int | None) -> Layer:
 
 
 def choose_layers(source: SnapshotSource, wanted: Names | None) -> list[tuple[str, int | None]]:
-    """Layer and position (None: the whole layer) in forward order, from names, globs and `layer[token=...]`.
+    """Return (layer, position) in forward order for names, globs and `layer[token=...]`; every layer for None.
+
+    The position is None for a whole layer.
 
     Raises
     ------
@@ -188,7 +190,10 @@ def choose_layers(source: SnapshotSource, wanted: Names | None) -> list[tuple[st
 
 
 def _positions(source: SnapshotSource, pattern: str, keys: Sequence[str], which: str) -> list[tuple[str, int | None]]:
-    """(layer, position) for the positions `which` of the layers with tokens; ValueError where none has any."""
+    """Return (layer, position) for the positions `which`, as "17" or "0:64:4", of those layers `keys` that have tokens.
+
+    ValueError where none of them has any, or one has none of these positions. `pattern` is what the caller wrote.
+    """
     found: list[tuple[str, int | None]] = []
     for layer in map(source.layer, keys):
         units = token_units(layer)
@@ -226,7 +231,10 @@ def no_units(shape: Sequence[int]) -> str:
 
 
 def read_alike(source: SnapshotSource, layer: str, steps: Sequence[int], refused: list[Refusal]) -> Pieces:
-    """Return values as read, one entry for each shape and dtype; append damage to `refused`."""
+    """Return the values of a layer at these steps, as read; append steps that cannot be read to `refused`.
+
+    Steps that follow each other and have one shape and dtype are one entry.
+    """
     readable = set(source.steps(layer))
     refused += _lost(source, layer, [s for s in steps if s not in readable])
     steps = [s for s in steps if s in readable]
@@ -238,7 +246,8 @@ def read_alike(source: SnapshotSource, layer: str, steps: Sequence[int], refused
         # The source no longer lists a step whose damage this reading has found: then the others are read again.
         if not readable.issubset(source.steps(layer)):
             return read_alike(source, layer, steps, refused)
-        # All are still listed, so that their shapes differ, which one step alone cannot.
+        # All are still listed: the shapes of several steps may differ, so they are read one by one below. Of a single
+        # step it is a real error.
         if len(steps) == 1:
             raise
     pieces = [piece for step in steps for piece in read_alike(source, layer, [step], refused)]
@@ -311,7 +320,10 @@ def bad_steps(store: ActivationStore, key: str, token: int | None, *, labelled: 
 
 
 def to_tensor(values: Values, dtype: str, device: str) -> Tensor:
-    """(S, N, *unit_shape) as read -> (S, N, U) on the device, widened there."""
+    """Return values (S, N, *unit_shape), as read, as (S, N, U) on the device, in a type that estimators take.
+
+    `dtype` is the layer's, as torch calls it ("bfloat16").
+    """
     flat = values.reshape(*values.shape[:2], -1)
     if not isinstance(flat, Tensor):
         flat = torch.from_numpy(np.require(flat, requirements=["C", "W"])).to(device)

@@ -99,7 +99,7 @@ def without_labels(probe: Probe, layer: Layer, token: int | None) -> str:
 
 
 def not_of_labels(quantities: Mapping[str, Quantity]) -> dict[str, Quantity]:
-    """Return the quantities that do not depend on Y, from an estimate on samples of one class.
+    """Return the quantities that do not depend on Y, from an estimate in which all labels were the same.
 
     A quantity depends on Y if Y is in its name, or if its flag says that it saw a single class.
     """
@@ -115,7 +115,8 @@ def wants_repeats(estimator: Estimator, probe: Probe) -> bool:
     """Whether an estimator is given the further noisy passes of this probe as samples.
 
     One that weighs all samples alike (`uses_repeats = True`) gets them only where every input has as many: otherwise
-    the inputs that were repeated would weigh more, and H(X) would not be that of the probe.
+    the inputs that were repeated would weigh more, and H(X) would not be that of the probe. One with
+    `uses_repeats = "partial"` always gets them.
     """
     asked = getattr(estimator, "uses_repeats", False)
     if not asked or asked == "partial":

@@ -37,7 +37,10 @@ OF_LABELS = "(T;Y)"
 
 @dataclass(frozen=True)
 class Task:
-    """Prepare an estimator on a layer, `snapshots` a read at a time, or estimate one block of at most as many."""
+    """A unit of work: prepare an estimator on all steps of a layer, or estimate one block of steps.
+
+    At most `snapshots` of the steps are read at a time.
+    """
 
     layer: LayerSteps
     subset: Subset
@@ -55,7 +58,10 @@ class Task:
 
 
 class Prepared(NamedTuple):
-    """An estimator as it goes into tasks: its recorded config, and itself unless it refuses or all is done already."""
+    """What `prepare` gives: the config to record, and the prepared estimator.
+
+    The estimator is None where it refuses the snapshots (then `refusal` says why), or all is in the table already.
+    """
 
     config: str
     estimator: Estimator | None = None
@@ -84,7 +90,7 @@ def opened(path: str, fingerprint: str, store: ActivationStore) -> Iterator[None
 
 
 def _opened(path: str, fingerprint: str) -> ActivationStore:
-    """Return the store at this path, opened once in a process."""
+    """Return the store at this path, which stays open in this process for the next tasks of the same fingerprint."""
     store = _stores.get((path, fingerprint))
     if store is None:
         # Opening reads an index; a worker serves one run after the other, so the last few are enough.
@@ -107,7 +113,7 @@ def _store_of(layer: LayerSteps) -> ActivationStore:
     store = _opened(layer.path, layer.fingerprint)
     held = layer.held(store, _other(layer, store))
     for step, expected in layer.keys:
-        if held.get(step, expected) != expected:
+        if held.get(step, expected) != expected:  # steps that can no longer be read are refused when they are read
             raise StoreError(
                 f"{layer.path}: layer {layer.title!r} at step {step} changed during the analysis; analyse again"
             )
@@ -138,7 +144,7 @@ def prepare(task: Task, source: SnapshotSource) -> Prepared:
     try:
         ready = task.estimator.prepare(blocks, blocks.y, blocks.x)
     except ValueError as error:
-        # Where nothing could be read, the estimator had no data, and the reasons of the reader are the true ones.
+        # Where nothing could be read, the estimator refused for want of data: why reading failed is the true reason.
         unread = [] if blocks.read_any else blocks.refused
         reasons = list(dict.fromkeys(each.reason for each in unread)) or [str(error)]
         damages = tuple(damage for each in unread for damage in each.damages)
@@ -161,7 +167,7 @@ def estimate(task: Task, source: SnapshotSource) -> Outcome:
     names: list[str] = []
     for steps, t, y in blocks.pieces(refused):
         try:
-            with assume_finite():  # the steps that are not were found when they were recorded
+            with assume_finite():  # steps with NaN or infinite values are known from the recording and left out
                 quantities = task.estimator.estimate(t, y, x=blocks.x, x_ids=blocks.x_ids)
             if partner is not None:
                 quantities = _of_pair(quantities, task.estimator.name)
@@ -217,7 +223,8 @@ class LayerBlocks:
     """The finite snapshots of a layer on one subset, block by block, as (S, N, U) tensors on the device.
 
     `y`, `x` and `x_ids` are the labels, inputs and input ids of these samples. In a pair `y` is the second array, which
-    differs from step to step, and there is no `x`, nor noise that were to be added: it is in the second array already.
+    differs from step to step, and there is no `x`. `noise` is then None: no estimator may draw the layer's noise anew,
+    since the second array was recorded with that which the network drew.
     """
 
     def __init__(self, task: Task, source: SnapshotSource) -> None:
@@ -240,7 +247,7 @@ class LayerBlocks:
         self._layer = source.layer(task.layer.layer)
         self.noise = self._layer.noise if partner is None else None
         self.passes = int(probe.repeats.max(initial=0))
-        self.refused: list[Refusal] = []  # by the last pass over all of them
+        self.refused: list[Refusal] = []  # what the latest iteration over all snapshots could not read
         self.read_any = False
 
     def __iter__(self) -> Iterator[Tensor]:
@@ -264,7 +271,7 @@ class LayerBlocks:
             labels = labels_of(self._source.probe, self._target_rows, self._task.layer.token)
             return torch.from_numpy(labels).to(self._task.device)
         found = (self._second_array(step, []) for step in reversed(self._finite_steps()))
-        nothing = torch.zeros(len(self._target_rows), 1, device=self._task.device)  # where no step has one
+        nothing = torch.zeros(len(self._target_rows), 1, device=self._task.device)  # where no step has a second array
         return next((y for y in found if y is not None), nothing)
 
     def pieces(self, refused: list[Refusal]) -> Iterator[tuple[list[int], Tensor, Tensor]]:

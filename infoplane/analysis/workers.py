@@ -32,12 +32,12 @@ class _Here(Executor):
     """Runs a task at once, in this process."""
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
-        """Run the task now; the future that is returned is done."""
+        """Run the task now and return a finished future; an error of the task is raised here."""
         return done(fn(*args, **kwargs))
 
 
 def done(result: T) -> Future[T]:
-    """A result that is there already, in the place of one that a task will give."""
+    """Return a finished future that holds `result`, for where the future of a task is expected."""
     future: Future[T] = Future()
     future.set_result(result)
     return future
@@ -47,11 +47,13 @@ def done(result: T) -> Future[T]:
 def executor_of(jobs: int | Executor) -> Iterator[tuple[Executor, int]]:
     """Yield the executor and how many tasks to keep in flight.
 
-    Processes of our own are spawned, with one torch thread each, and end with the analysis. An executor
-    that was given stays open.
+    For a number of `jobs` above 1, that many processes are spawned, with one torch thread each; they end with the
+    block. For 1, tasks run in this process. An executor that was given stays open.
 
     Raises
     ------
+    TypeError
+        For `jobs` that are neither a whole number nor an executor.
     ValueError
         For less than one job, and for a pool of forked processes: torch hangs in those.
     """
@@ -73,9 +75,9 @@ def executor_of(jobs: int | Executor) -> Iterator[tuple[Executor, int]]:
         return
     pool = _Processes(jobs)
     try:
-        yield pool, 2 * jobs  # so that each process finds its next task at hand
+        yield pool, 2 * jobs  # so that a next task is waiting for each process
     except BaseException as error:
-        # What is running may take minutes; the rows that are written stay, the rest is done again anyway.
+        # Running tasks may take minutes and are not waited for: written rows are kept, the next analysis does the rest.
         pool.end(now=True)
         if isinstance(error, BrokenProcessPool):
             error.add_note("a worker process died, perhaps out of memory: try fewer jobs or smaller block_bytes")
@@ -84,7 +86,10 @@ def executor_of(jobs: int | Executor) -> Iterator[tuple[Executor, int]]:
 
 
 class _Waiting(NamedTuple):
-    """A task without a process: the future that was promised, the call, and how many more processes it may lose."""
+    """A task that waits for a process: the future that its caller holds, and the call to make.
+
+    `lives` is how many more times the task is run again when a process has died with it.
+    """
 
     promised: Future[Any]
     call: Callable[[], Any]
@@ -92,14 +97,14 @@ class _Waiting(NamedTuple):
 
 
 class _Processes(Executor):
-    """Spawned processes, each a pool of its own: one that dies takes no other with it, and its task is done again."""
+    """Spawned processes, each in a pool of its own, so that one that dies ends no other; its task is run again."""
 
     def __init__(self, jobs: int) -> None:
         """Start `jobs` processes, all of them idle."""
         self._idle = [self._start() for _ in range(jobs)]
         self._all = set(self._idle)
         self._waiting: deque[_Waiting] = deque()
-        self._lock = threading.RLock()  # a task that is done at once comes back while it is handed out
+        self._lock = threading.RLock()  # reentrant: a task done at once calls `_take_back` within `_hand_out`
         self._ended = False
 
     @staticmethod
@@ -120,7 +125,8 @@ class _Processes(Executor):
         """Give waiting tasks to idle processes, while there are both."""
         while self._idle and self._waiting and not self._ended:
             task = self._waiting.popleft()
-            # A future that is running cannot be cancelled, so that its result always has a place.
+            # Skip a task that its caller has cancelled. Marking the future as running stops later cancellation; that
+            # of a task handed out again after its process died is marked already.
             if not task.promised.running() and not task.promised.set_running_or_notify_cancel():
                 continue
             pool = self._idle.pop()
@@ -132,13 +138,16 @@ class _Processes(Executor):
             done.add_done_callback(partial(self._take_back, task, pool))
 
     def _another(self, dead: ProcessPoolExecutor) -> ProcessPoolExecutor:
-        """A new process in the place of one that died, whose broken pool cleans up by itself."""
+        """Return a new process in the place of one that died; the broken pool of that one cleans up by itself."""
         self._all.discard(dead)
         self._all.add(pool := self._start())
         return pool
 
     def _take_back(self, task: _Waiting, pool: ProcessPoolExecutor, done: Future[Any]) -> None:
-        """Hand the result to who waits for it, or the task of a process that died to another process."""
+        """Pass the result or error of `done` on to the future that the caller holds; the process is idle again.
+
+        If the process died, the task is queued to run again, until it has no `lives` left.
+        """
         with self._lock:
             error = None if done.cancelled() else done.exception()
             died = isinstance(error, BrokenProcessPool)
@@ -155,7 +164,7 @@ class _Processes(Executor):
             task.promised.set_exception(error)
 
     def end(self, *, now: bool = False) -> None:
-        """End the processes, and with `now` what they are doing."""
+        """End the processes, at once with `now`, else after their present tasks; no future gets a result any more."""
         with self._lock:
             self._ended = True
         for pool in self._all:
@@ -166,13 +175,16 @@ class _Processes(Executor):
 
 
 def _start_worker() -> None:
-    """Prepare a worker: Ctrl-C is left to the parent, and one thread a process is twice as fast as two."""
+    """Prepare a worker process: it ignores Ctrl-C, which the parent handles, and uses one torch thread.
+
+    With two threads each, processes are half as fast.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     single_thread()
 
 
 class _Lines:
-    """A stream that gets whole lines: a bar fills a log file with copies of itself."""
+    """A stream that writes each text as a line of its own: a bar that redraws itself would clutter a log file."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
@@ -187,7 +199,7 @@ class _Lines:
 
 
 class _Cell:
-    """A stream that shows its last line in the output of a notebook's cell; a saved notebook holds no more."""
+    """A stream that shows only its latest line in the output of a notebook's cell, and leaves no more in the file."""
 
     # The bars that tqdm makes for notebooks need ipywidgets, and are lost or stand still in a saved notebook.
     encoding = "utf-8"  # for a bar of blocks
@@ -211,7 +223,10 @@ class _Cell:
 
 @contextmanager
 def progress_bar(wanted: bool | None) -> Iterator[tqdm[Any]]:
-    """Yield a bar, on a terminal or in a notebook, else a line a minute on stderr; for False it shows nothing."""
+    """Yield a progress bar: drawn on a terminal or in a notebook, else a line a minute on stderr.
+
+    If `wanted` is False, it shows nothing; True is the same as None.
+    """
     from tqdm import tqdm as bar
 
     look: dict[str, Any] = {"bar_format": "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"}

@@ -165,7 +165,10 @@ def _read(files: Sequence[Path], given: Sequence[Rows]) -> tuple[list[_Piece], l
 
 
 def _taken(where: str, step: int | None, values: dict[str, Any]) -> tuple[Rows, list[_Step]]:
-    """Split the values of a file, or of a step in it: what they say about rows, and layers and metrics by step."""
+    """Split the values of a file, or of one step in it, into its labels, inputs and ids, and what it holds by step.
+
+    `where` names it in messages. ValueError for a mask, which an import cannot apply.
+    """
     found = {kind: _pop(where, values, names) for kind, names in _SPECIAL.items()}
     masked = next((name for name in MASKS if name in values), None)
     if masked is not None:
@@ -229,7 +232,11 @@ def _parts_of(file: Path, entries: Mapping[Key, Any]) -> Iterable[_Step]:
 
 
 def _steps(where: str, step: int | None, stated: Any, values: dict[str, Any], source: Rows) -> Iterator[_Step]:
-    """Yield the steps that a file states, with their arrays; those of many steps are cut along their first axis."""
+    """Yield (step, arrays) for each step of a file, or of one step in it; arrays of many are cut along the first axis.
+
+    `step` is known from where the values stand in the file, `stated` is the array `steps` in it; None for either means
+    that it says nothing. If both say nothing, the step is None: the name of the file has to tell it.
+    """
     if stated is None:
         yield step, values
         return
@@ -251,6 +258,8 @@ def _steps(where: str, step: int | None, stated: Any, values: dict[str, Any], so
 
 def _check_stacked(where: str, count: int, values: Mapping[str, Any], source: Rows) -> None:
     """Raise ValueError for labels or inputs (S, N) of a file with many steps: they are (N,), the same at each."""
+    # Axes are known to be (S, N) where the first is as long as there are steps, the second as there are samples in the
+    # layers, and these numbers differ.
     samples = {np.shape(a)[1] for a in values.values() if np.ndim(a) > 1}
     for what, rows in (("labels", source.labels), ("inputs", source.inputs)):
         shape = () if rows is None else rows.shape
@@ -274,7 +283,7 @@ def _whole_steps(where: str, stated: Iterable[Any]) -> list[int]:
 
 
 def _name_steps(pieces: Sequence[_Piece]) -> None:
-    """Set the step of these pieces, which state none, from the names of their files."""
+    """Set the step of these pieces, which state none, from the names of their files; ValueError where these do not."""
     if not pieces:
         return
     paths = [piece.file.absolute() for piece in pieces]

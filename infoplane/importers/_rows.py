@@ -34,7 +34,7 @@ class Rows:
     layers : bool
         Whether activations come in the same rows.
     order : (N,) integers or None
-        Its rows in the order of all sources, once these agree; None for rows as they are.
+        Numbers of its rows in the common order of all sources, which `agree` sets; None where that is their own order.
     """
 
     name: str
@@ -62,7 +62,9 @@ def _column(labels: Array) -> Array:
 
 
 def agree(sources: Sequence[Rows]) -> Rows:
-    """One set of rows for all sources, in the order of the first that has ids; sets `order`, how each is reordered.
+    """Return the labels, inputs and ids of all sources together, in the order of the first source that has ids.
+
+    Sets the `order` of each source, by which its rows are brought into that order.
 
     Raises
     ------
@@ -117,7 +119,7 @@ def _agreed(what: str, sources: Sequence[Rows], ids: IntArray | None) -> Array |
 
 
 def _sorted(what: str, rows: Rows) -> Array:
-    """Labels or inputs (`what`) of a source in the order of all sources; ValueError where ids are more or fewer."""
+    """Labels or inputs (`what`) of a source in the common order; ValueError where it has another number of ids."""
     values: Array = getattr(rows, what)
     if rows.ids is not None and values.shape[:1] != rows.ids.shape:
         raise ValueError(f"{rows.name} has {len(rows.ids)} sample_ids, but {what} of shape {values.shape}")
@@ -131,7 +133,7 @@ def _equal(a: Array, b: Array) -> npt.NDArray[np.bool_]:
 
 
 def in_order(layer: Any, rows: Rows, name: str) -> Any:
-    """A layer (N, ...) with its rows in the order of all sources; ValueError where they are not as many as the ids."""
+    """A layer (N, ...) with its rows in the common order; ValueError where they are not as many as the ids."""
     if rows.ids is not None and len(layer) != len(rows.ids):
         raise ValueError(f"{rows.name}: layer {name!r} has {len(layer)} rows, there are {len(rows.ids)} sample_ids")
     if rows.order is None:

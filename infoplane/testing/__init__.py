@@ -304,7 +304,10 @@ def _check_singular_layers(s: Subject) -> None:
 
 
 def _sound(s: Subject, t: Tensor, y: Tensor, what: str) -> dict[str, Quantity]:
-    """The estimates on a layer `t` and labels `y`; require of each value that it is finite, or flagged as void."""
+    """Return the estimates on a layer `t` and labels `y`; require of each value that it is finite, or has a flag.
+
+    Only a flag counts that says not to trust the value. `what` names the layer in messages.
+    """
     found = s.run(t, y, torch.randn(len(y), 3, generator=torch.Generator().manual_seed(6)))  # with random inputs (N, 3)
     for name, q in found.items():
         sound = torch.isfinite(q.value) | _excused(q)
@@ -329,7 +332,7 @@ def _require_ceiling(s: Subject, t: Tensor, y: Tensor, what: str) -> None:
 
 
 def _excused(q: Quantity) -> Tensor:
-    """(S,) whether a flag says that the value is not to be trusted."""
+    """Return (S,) whether a flag says that the value is not to be trusted, or that all labels are the same."""
     raised = (mask.to(q.value.device) for flag, mask in q.flags.items() if flag in (*VOIDING, *_ONE_VALUE))
     return functools.reduce(operator.or_, raised, torch.zeros_like(q.value, dtype=torch.bool))
 

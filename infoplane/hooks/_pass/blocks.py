@@ -59,7 +59,10 @@ def _at_depth(seen: Observation, depth: int) -> Choice:
 
 
 def _blocks(seen: Observation) -> Choice:
-    """The outermost modules of a kind that the model repeats, and the last layer of what lies between them."""
+    """Choose the outermost modules of each kind that the model repeats, and the last layer before, between and after.
+
+    A model that repeats no kind of module gets its activations instead.
+    """
     top = _top(seen)
     is_block = _block_test([c for call in top for c in (call, *call.calls_inside()) if not c.leaf])
     if is_block is None:
@@ -113,7 +116,10 @@ def _activations(seen: Observation) -> Choice:
 
 
 def _top(seen: Observation) -> list[ModuleCall]:
-    """The calls directly inside the call of the model, or inside the call of what runs in its place."""
+    """Return the calls directly inside the call of the model.
+
+    Where the model itself was not called as a whole, or holds no modules, these are the outermost calls.
+    """
     calls = [call for some in seen.calls.values() for call in some]
     inside = {id(inner) for call in calls for inner in call.inner}
     outermost = sorted((call for call in calls if id(call) not in inside), key=lambda call: call.begin)
@@ -123,15 +129,15 @@ def _top(seen: Observation) -> list[ModuleCall]:
 
 
 def output_of(seen: Observation, choice: Choice) -> tuple[ModuleCall, str] | None:
-    """The call that gives the model's output, one of the choice if possible, and the path of the output in it.
+    """Return the call that gives the model's output and the path of the output in what the call returned.
 
-    None where no call is known to give it.
+    It is a call of the choice if one returns that tensor. None where no call is known to give the output.
     """
     whole, made = seen.calls.get("", [])[-1:], seen.output  # the last call of the model itself, if there is one
     path = output_path(whole[0].outputs) if whole else None
     if path is None or made is None or choice.by == "leaves":
         return made
-    keys = {key for key, place in whole[0].same.items() if place == path}
+    keys = {key for key, place in whole[0].same.items() if place == path}  # the identity of the output tensor
     for call in choice.calls:
         for key in keys & call.same.keys():
             return call, call.same[key] if len(call.outputs) > 1 else ""
@@ -166,13 +172,17 @@ def pooling(seen: Observation, call: ModuleCall, shape: Sequence[int], n_tokens:
 
 
 def _channels(seen: Observation, call: ModuleCall, shape: Sequence[int]) -> int:
-    """The axis of the channels, 1 or -1: that which is as long as the last module until `call` says, or as usual."""
+    """Return the axis of the channels, 1 or -1, of a layer that `call` gave, from its shape (rows, ...).
+
+    It is the axis that is as long as the number of channels that a module says to give: the latest one, up to `call`,
+    whose number fits an axis. Where none fits it is the axis that torch usually has.
+    """
     before = [c for some in seen.calls.values() for c in some if c.end <= call.end]
     for one in sorted(before, key=lambda c: c.end, reverse=True):
         for name, axis in _WIDTHS.items():
             width: Any = getattr(one.named.module, name, None)
             width = width[-1] if isinstance(width, tuple) and width else width
-            # Its own axis first: the number of positions may be that of channels.
+            # The axis usual for this module goes first: the other may be as long by chance, as many positions.
             for place in (axis, -axis if axis == 1 else 1):
                 if isinstance(width, int) and shape[place] == width:
                     return place

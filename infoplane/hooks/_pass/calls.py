@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class Attached:
-    """Hooks that `remove` takes off again: each is noted before it is attached, and then found by its identity."""
+    """Hooks on modules that `remove` takes off again: each is noted before it is attached, then found by identity."""
 
     def __init__(self) -> None:
         self._hooks: list[tuple[nn.Module, Callable[..., Any]]] = []  # each with its module
@@ -113,7 +113,8 @@ def watch_ops(
 ) -> T:
     """Return `work()`; call `seen(module name, function name, result)` after every function of torch in it.
 
-    Functions that others call are theirs: `functional.softmax` shows, the `Tensor.softmax` in it does not.
+    A function that another one calls is not reported: of `functional.softmax`, which calls `Tensor.softmax`, the former
+    alone is.
     """
     stack: list[str] = []
 
@@ -191,7 +192,10 @@ def choose(found: Mapping[str, Tensor] | Mapping[str, TensorInfo], path: str | N
 
 
 def dense(tensor: Tensor, what: str) -> Tensor:
-    """The tensor with ordinary rows: a sharded one is gathered (a collective); TypeError for other layouts."""
+    """Return the tensor with ordinary rows; one that is sharded is gathered, for which all processes must call this.
+
+    TypeError for a sparse, nested or quantized tensor; `what` names its layer in the message.
+    """
     if hasattr(tensor, "full_tensor"):
         tensor = tensor.full_tensor()
     if odd := _odd(tensor):

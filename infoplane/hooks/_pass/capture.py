@@ -52,7 +52,7 @@ class Capture:
     reduction: Reduction
     op: str = ""
     runs: int = 1
-    batch_dim: int | None = None  # the first axis, where the user has not given it
+    batch_dim: int | None = None  # axis of the samples in the output as the user gave it; None for the first
     dtype: torch.dtype | None = None
 
 
@@ -103,8 +103,9 @@ class Pass:
     def run(self, forward: Callable[..., Any], chunks: Iterable[Chunk], modules: Mapping[str, Named]) -> Captured:
         """Run `forward(inputs, pass)` over the chunks, and return what was captured.
 
-        Members with a stacked state run as `forward(inputs, pass, outputs)`, which returns what `outputs` gave inside.
-        A layer that ran another number of times than was planned, or whose values cannot be taken, is among the lost.
+        Members with a stacked state run as `forward(inputs, pass, outputs)`, which calls `outputs()` under vmap, after
+        the model, and returns its tensors with the axis of the members first. A layer that ran another number of times
+        than was planned, or whose values cannot be taken, is among the lost.
         """
         slots = self._slots
         of_functions = defaultdict[tuple[str, str], list[Slot]](list)  # by the names of module and function
@@ -190,7 +191,8 @@ class Slot:
         dtype: torch.dtype = getattr(torch, layer.dtype)
         cast = self.capture.dtype not in (None, dtype) and dtype.is_floating_point
         plain = isinstance(self.capture.reduction, Flatten) and not (cast or layer.path or self.capture.batch_dim)
-        return bool(plain and layer.unit_shape) and self.current.members is None  # () before the first pass
+        # Before the first pass `unit_shape` is ().
+        return bool(plain and layer.unit_shape) and self.current.members is None
 
     def _allocate(self, unit_shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """Memory for all rows of the pass, and for all members where there are some."""
@@ -220,7 +222,7 @@ class Slot:
     def ahead_of_noise(self, module: nn.Module, args: Any, output: Tensor) -> None:
         """Hook: take the output before the network's noise is added, where analysis can add that noise."""
         if self.ran == self.call:
-            # Where the noise of every stored value is the noise of one value of the output, it can be left to analysis.
+            # Where each stored value is one value of the output, with noise of its own, analysis can add that noise.
             row_axis = 0 if self.current.batched else self.current.row_axis  # vmap hides the axis of the members
             self.clean = keeps_values(self.capture.reduction, tuple(output.shape[row_axis + 1 :]))
             if self.clean:
@@ -234,7 +236,7 @@ class Slot:
 
     def count_calls(self) -> None:
         """After a chunk, give up the layer if its module ran more or less often than planned."""
-        # For whichever call it was recorded: it cannot be known which of them is which.
+        # Whichever call was to be recorded: with another number of calls it is not known which of them is which.
         ran, runs = self.ran, self.capture.runs
         if ran != runs and self.lost is None:
             often = "was not called" if ran == 0 else f"was called {ran} times instead of {runs}"
@@ -243,13 +245,13 @@ class Slot:
     # -- values ----------------------------------------------------------------------------------------
 
     def _copied(self, value: Any) -> bool:
-        """Copy an output into the buffer if it has the shape and type of the pass before; tell whether it has."""
+        """Copy an output into the buffer if that stores outputs as they are and shape and type fit; return whether."""
         if self.unreduced is None:
             return False
         place = self.unreduced[self.current.start : self.current.stop]
         # Models that take gradients inside switch autograd on again: what is stored has no history even then.
         value = value.detach() if isinstance(value, Tensor) and value.requires_grad else value
-        # No subclass of Tensor, which may copy in a way of its own.
+        # A subclass of Tensor may copy in a way of its own.
         same = type(value) is Tensor and value.shape == place.shape and value.dtype is place.dtype
         if same and value.layout is torch.strided:
             place.copy_(value, non_blocking=True)
@@ -258,7 +260,7 @@ class Slot:
 
     def _take(self, value: Any) -> None:
         """Store a value that a hook was given: by a mere copy where that will do, else reduced."""
-        # The copy alone is what a small network's probe costs: nothing else stands between a hook and it.
+        # In a small network most of a probe's time goes into these copies: so nothing is done before the copy.
         if not self._copied(value) and self.lost is None:
             self.attempt(lambda: self._keep(self._extract(value)))
 

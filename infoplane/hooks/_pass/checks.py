@@ -68,8 +68,8 @@ def look_at_rows(
     What differs when nothing has changed is state that the forward pass keeps, what differs with the random state is
     noise: both are warned of, and the order of such rows cannot be checked. All other rows have to go where their
     inputs go, whether or not a layer mixes rows (batch statistics do). `rel_tol` is the share of a layer's largest
-    value that counts as equal. Unless `alone`, every process makes the same number of passes. Returns the warning
-    about state, "" where there was none.
+    value that counts as equal. `alone` says that no other process has to make the same passes: only then may further
+    passes show what rounding alone does. Returns the warning about state, "" where there was none.
 
     Raises
     ------
@@ -99,7 +99,7 @@ def look_at_rows(
         key = capture.layer.key
         n_moved = _rows_moved(first.values[key][order], reordered.values.get(key), rel_tol)
         if n_moved > max(1, ROWS_SHARE * len(chunk)):
-            # Where a change of last digits moves a tenth as many rows, the order is not shown to move any.
+            # Where changing the inputs' last digits moves more than a tenth as many rows, it may all be by rounding.
             by_rounding = sensitive(key) > 0.1 * n_moved
             unclear += [key] if by_rounding else []
             misplaced += [] if by_rounding else [(capture, n_moved)]
@@ -304,7 +304,8 @@ class FirstCall:
         try:
             yield
         except (RuntimeError, AttributeError, TypeError, IndexError) as error:
-            # It may fail on buffers put back, where the model remembers in an attribute that it made them.
+            # Buffers that the first pass made are taken away again. Where an attribute of the model still says that
+            # they are there, the second pass fails.
             if not isinstance(error, torch.OutOfMemoryError):
                 self._refuse_set_once("replaced")
             raise

@@ -50,7 +50,10 @@ class Members:
         return [] if self.state is None else [t for part in self.current() for t in part.values()]
 
     def check_gradients(self, moments: GradientMoments) -> None:
-        """Raise ValueError for moments of another number of members, or of gradients that are kept elsewhere."""
+        """Raise ValueError unless the moments are of as many members, and of gradients that are kept where theirs are.
+
+        Those of a stacked state are given to the moments by the training loop, others are read from the parameters.
+        """
         stacked = self.state is not None
         if moments.members == self.count and moments.reads_parameters != stacked:
             return

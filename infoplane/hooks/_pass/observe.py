@@ -46,7 +46,7 @@ AFFINE_OPS = MAPPING_OPS.union(
 
 
 class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Follows through every operation on which recorded layers, or on the input, a tensor depends directly.
+    """Follows all operations of a pass, to tell on which recorded layers, or the input, a tensor depends directly.
 
     Dependence is kept per storage, so views and in-place operations are followed. A weak reference keeps a
     storage's address from being used again without keeping its memory.
@@ -96,7 +96,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _takes_shape_only(func: Any) -> bool:
-    """Whether the result does not depend on the values of the argument, as of `zeros_like` and `new_empty`."""
+    """Whether an operation uses only the shape of its argument, not the values, as `zeros_like` and `new_empty` do."""
     name = func._schema.name.removeprefix("aten::")
     return bool(name.endswith("_like") or name.startswith("new_"))
 
@@ -174,7 +174,11 @@ class Observation:
 
 
 def look(once: Callable[[Flow | None, bool], Observation], *, ops: bool, follow: bool) -> Observation:
-    """What `once(flow, ops)` saw, with a flow if `follow`; called again with `ops` where it left layers undecided."""
+    """Return what `once(flow, ops)` observed in a pass, with a flow to follow tensors if `follow`.
+
+    If `ops`, functions are watched as well. Where the observation cannot tell layers from blocks without that, a second
+    pass is made with it.
+    """
     seen, _ = followed(lambda flow: once(flow, ops), possible=follow)
     return look(once, ops=True, follow=follow) if seen.undecided and not ops else seen
 
@@ -222,8 +226,8 @@ class Watcher:
         call.same = {_identity(t): p for p, t in known.items()}
         call.passes_through = _passes_through(call, list(found.values()))
         call.depends = self._flow is None or len(known) < len(found) or any(map(self._flow.sources, known.values()))
-        # Inner calls that do not depend on the input make weights, and a module with such calls alone is a layer. Where
-        # the module's own output does not depend on it, every inner call counts.
+        # Inner calls that do not depend on the model's input make weights, and a module with no other inner calls is a
+        # layer. Where the module's own output does not depend on the input, it is one only without any inner call.
         call.leaf = not any(c.depends for c in call.inner) if call.depends else not call.inner
         call.leaf = call.leaf or (call.depends and self._wrapped(call, found))
         if call.leaf:
@@ -320,8 +324,8 @@ def _identity(tensor: Tensor) -> Identity:
 def markov_chain(parents: dict[int, frozenset[int]], order: Sequence[int]) -> list[int]:
     """The layers through which every path from the input to the last layer goes, in forward order.
 
-    These are the dominators of the last layer: X -> T1 -> T2 -> ... holds for them and their successors. The
-    list is empty where no path from the input was seen.
+    These are the dominators of the last layer in the graph of `parents` (node -> those it depends on directly), and
+    X -> T1 -> T2 -> ... is a Markov chain for them. The list is empty where no path from the input was seen.
     """
     if not order or not _reaches_input(order[-1], parents, without=None):
         return []
@@ -343,7 +347,10 @@ def _reaches_input(node: int, parents: dict[int, frozenset[int]], without: int |
 
 
 def followed(work: Callable[[Flow | None], T], *, possible: bool) -> tuple[T, dict[int, frozenset[int]]]:
-    """`work(flow)` and `flow.parents`; where an operation cannot be followed, `work(None)` and no parents."""
+    """Return (`work(flow)`, `flow.parents`), where `work` makes a pass that the flow follows.
+
+    Where an operation cannot be followed, or it is not `possible`, return (`work(None)`, {}).
+    """
     flow = Flow()
     try:
         if possible:

@@ -61,6 +61,8 @@ class Planner:
         placed: dict[tuple[str, Site, int, str], tuple[int, Capture]] = {}
         asked, output = self._that_ran(self._asked()), self._output()
         if output is not None:
+            # Where the leaves are recorded, the output is one of them unless a block makes it, and is then added. In
+            # other cases `logits` decides.
             hidden = output.named.name not in self.seen.leaves
             by_leaves = self.targets is None and self.choice.by == "leaves"
             asked += [output] if (hidden if by_leaves else self.settings.logits) else []
@@ -87,7 +89,7 @@ class Planner:
         else:
             asked = [t for t in self.targets if isinstance(t, Target)]
             asked += [found for t in self.targets if isinstance(t, OpTarget) for found in self._ops(t)]
-        # Activation functions that modules call which are no activations themselves (attention's softmax counts).
+        # With the activation functions that are called inside modules that are no activations (attention's softmax).
         return asked + [
             Target(self.modules[module], exact=False, op=op)
             for module, op in self.seen.ops
@@ -99,7 +101,8 @@ class Planner:
         modules = dict.fromkeys(call.named.name for call in self.choice.calls)
         if self.choice.by == "leaves":
             return [Target(self.modules[name], exact=False) for name in modules]
-        # The model's output, where it is recorded, stands for the call that returned it.
+        # Where the model returns only a part of a layer, as one token, that part is recorded as its output: the call of
+        # the layer is left out.
         output = output_of(self.seen, self.choice)
         instead = self.seen.output if output and not output[0].named.name else None
         return [
@@ -129,7 +132,7 @@ class Planner:
         return [t for t in targets if t not in silent]
 
     def _output(self) -> Target | None:
-        """The target that gives the model's output, which is recorded in any case unless `logits` is False."""
+        """The target that gives the model's output; None where no call is known to give it."""
         found = self.seen.output if self.targets is not None else output_of(self.seen, self.choice)
         if found is None:
             return None
@@ -185,7 +188,7 @@ class Planner:
         return tensor.shape, Capture(layer, named, reduction, target.op, len(calls), batch_dim, self.settings.dtype)
 
     def _reduction(self, target: Target, key: str, call: ModuleCall, shape: Sequence[int]) -> Reduction:
-        """The reduction of a layer whose shape, rows first, is given."""
+        """The reduction of a layer of this shape (rows, ...): the user's, that of the resumed run, or the default."""
         table, pooled = self.settings.reductions, pooling(self.seen, call, shape, self.n_tokens)
         given = by_pattern(table, [key, target.named.name], None)
         if given is not None:

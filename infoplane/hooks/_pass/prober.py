@@ -78,7 +78,7 @@ class Prober:
     def keep(self, reductions: Mapping[str, str]) -> None:
         """Choose the layers of a run that is resumed (key -> reduction), unless the user named some.
 
-        The default choice of today may be another than that of the run.
+        What is chosen by default today may differ from what was chosen when the run was started.
         """
         if self.settings.named is None and reductions:
             self.resumed = reductions

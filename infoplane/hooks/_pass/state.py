@@ -113,11 +113,11 @@ class Surroundings:
 
     Observers, counters and caches change buffers, in evaluation mode too; embeddings with `max_norm` and weights that
     are set at the first call change parameters. The first pass copies all of them and learns which change; later passes
-    copy those and the small buffers. A change shows in the tensor's version, except for writes through `.data`,
-    batch statistics in training mode and collectives: there values are compared (what is copied of parameters, and
-    buffers where they are `exact`, which also copies all).
+    copy those and the small buffers. A change shows in the tensor's version, except for writes through `.data`, batch
+    statistics in training mode and collectives. So the values of copied parameters are compared as well; if `exact`,
+    buffers are all copied, at every pass, and compared.
 
-    `first` and `last` are the changes of these passes. With `swaps`, parameters that the work swaps are put back too.
+    `first` and `last` are the changes made by these passes. With `swaps`, parameters that the work swaps are put back.
     Models that swap their own in a forward pass (sharded ones) must not have this.
     """
 
@@ -180,7 +180,7 @@ class Surroundings:
         model = self.model
         noted = self._tensors(parameters=not sharded)
         buffers = [(p, m._buffers, dict(m._buffers)) for p, m in model.named_modules() if type(m._buffers) is dict]
-        replaced: set[str] = set()  # outside of `restore`, which finds none any more when it is called again
+        replaced: set[str] = set()  # not made in `restore`, which finds none any more when it is called again
         for name, parameter in () if sharded else model.named_parameters():
             gradient = parameter.grad
             if gradient is not None and gradient.layout is torch.strided:
