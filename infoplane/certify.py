@@ -56,7 +56,7 @@ class LayerData:
 
 
 def digits_layer(samples: int, units: int, seed: int) -> LayerData:
-    """A random tanh layer on handwritten digits: what the table is computed on."""
+    """Return a random tanh layer on handwritten digits, with these and their classes: data for the table."""
     x, y = (torch.from_numpy(a) for a in datasets.digits())
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randperm(len(x), generator=generator)[:samples]
@@ -223,8 +223,9 @@ def known(names: Sequence[str] | None = None, *, samples: int = 1000, seed: int 
     Returns
     -------
     list of Finding
-        `check` is "kind: problem". A value holds within `OFF` bits; a lower bound, and the information of a binned
-        layer, which is at most that of the layer itself, within `OFF` above.
+        `check` is "kind: problem". A value holds if it is within `OFF` bits of the truth. A lower bound holds if it is
+        at most `OFF` above the truth, and so does the information of a binned layer, which is at most that of the layer
+        itself.
     """
     pairs = ((name, label) for name in _specs(names) for label in PROBLEMS)
     found = (_known_one(name, label, PROBLEMS[label](samples, seed)) for name, label in pairs)
@@ -252,7 +253,7 @@ _OF_ELSEWHERE = ("noisy-finite", "softmax-output")
 
 
 def _behind_tanh(samples: int, seed: int) -> datasets.Known:
-    """Three latent pairs of 3 nats in all, each side mixed into 32 tanh units."""
+    """Three pairs of correlated normal numbers, with 3 nats in all; T and Y are each side mixed into 32 tanh units."""
     pair = datasets.gaussian_pair(samples, bits=3.0 / math.log(2.0), dims=3, seed=seed)
     mix = np.random.default_rng(seed + 1).standard_normal((2, 3, 32))
     return datasets.Known(np.tanh(pair.t @ mix[0]), np.tanh(pair.y @ mix[1]), pair.bits)

@@ -189,7 +189,7 @@ def _grid(spec: str) -> tuple[str, str, tuple[float, ...], list[Any]]:
 
     ValueError for a spec of an estimator without a scale, or that sets the field itself.
     """
-    name = parse(spec).name if "+" not in spec else spec
+    name = parse(spec).name if "+" not in spec else spec  # with a null, as "binning+null", it is none of SCALES
     if name not in SCALES:
         raise ValueError(f"no scale is to be chosen for {spec!r}; expected one of {', '.join(SCALES)}")
     field, values = SCALES[name]

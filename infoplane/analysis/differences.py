@@ -175,7 +175,10 @@ class _TwoParts:
         return out
 
     def quantities(self, estimator: Estimator, one: Tensor, two: Tensor) -> dict[str, Quantity]:
-        """The difference of each quantity that both sides have at one step, with its interval."""
+        """Return the difference of each quantity that both sides have at one step, with its interval.
+
+        `one` and `two` are the activations of the two sides, (1, N, U) each.
+        """
         generator = torch.Generator(device="cpu").manual_seed(self.seed)
         part = max(4, round(self.fraction * self.size))
         # The larger side is thinned at random to the size of the smaller, so the mean of many draws is taken.

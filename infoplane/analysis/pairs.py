@@ -159,7 +159,8 @@ def _open(against: str | os.PathLike[str]) -> ActivationStore:
 def refusal(layer: LayerSteps, estimator: Estimator, store: ActivationStore, other: ActivationStore) -> str | None:
     """Return why an estimator does not take a pair, None where it does.
 
-    `layer` is the pair at the steps that are asked for, `store` and `other` are the runs of its two arrays.
+    `layer` is the pair at the steps that are asked for, `store` and `other` are the runs of its two arrays. Of several
+    reasons the first is returned, with its steps.
     """
     if "continuous" not in estimator.targets:
         return (
@@ -232,7 +233,7 @@ def _between(store: ActivationStore, step: int, first: Layer, second: Layer) -> 
 
 
 def _is_random(store: ActivationStore, step: int, layer: Layer) -> bool:
-    """Whether the recorded value holds noise that every path to it goes through: I(X;T) is finite."""
+    """Whether the recorded value holds noise that every path from the input goes through, so that I(X;T) is finite."""
     if layer.noise is not None and not layer.noise.clean:
         return True
     chain = _chain(store, step)

@@ -58,7 +58,7 @@ class RunPlan:
     def __init__(
         self, store: ActivationStore, layers: Names | None, subsets: Names, steps: Any, pairs: Pairs | None = None
     ) -> None:
-        """Resolve layers, subsets, steps and pairs of one run; ValueError for what the run has not."""
+        """Resolve layers, subsets, steps and pairs of one run; ValueError for any that the run does not have."""
         if not store.steps():
             problems = "; ".join(map(str, store.problems[:3]))
             raise ValueError(f"{store.path} has no complete snapshot{': ' + problems if problems else ''}")
@@ -410,7 +410,7 @@ def _class_means(plan: LayerPlan, mean: ClassMean, key: Estimate) -> Iterator[Ro
         numbers = [index.numbers(each, content) for each in classes]
         for name in numbers[0]:
             conditioned = name.replace("I(X;T)", CONDITIONAL, 1)
-            information = name == "I(X;T)" or name.startswith("I(X;T) ")
+            information = name == "I(X;T)" or name.startswith("I(X;T) ")  # or a bound, as "I(X;T) lower"
             if information and conditioned not in returned and all(name in found for found in numbers):
                 rows = [index.row(found[name]) for found in numbers]
                 yield rows[0]._replace(

@@ -124,7 +124,11 @@ def losses(store: ActivationStore, found: Iterable[tuple[str, Problem]]) -> list
 
 
 def words_of_losses(store: ActivationStore, lost: Sequence[dict[str, Any]], layers: Sequence[str]) -> Iterator[str]:
-    """Yield a line for each entry of `lost` (as from `losses`), each remark, each layer not recorded at every step."""
+    """Yield the lines in which an analysis says what a run lacks.
+
+    There is one for each entry of `lost` (as from `losses`), for each other remark of the store, and for each of the
+    `layers` that was not recorded at every step; of many lines the first ones and a count.
+    """
     yield from first_lines(
         [str(Problem(loss["file"], loss["what"], tuple(loss["steps"]))) for loss in lost],
         "{} more are missing or damaged; `infoplane verify` names all of them",

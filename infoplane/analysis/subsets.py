@@ -61,15 +61,15 @@ class Subset:
 
 
 def views(probe: Probe, subset: Subset, number: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return the row numbers of two views of each input, its first row (n,) and its `number`-th (n,), in one order.
+    """Return the row numbers of two views of each input: of its first row (n,), and of its `number`-th (n,).
 
     Inputs with fewer than `number` rows in the subset are left out.
     """
     rows = subset.rows(probe, repeats=True)
     # Sorted by input, then by noisy pass, then by place.
     rows = rows[np.lexsort([rows, probe.repeats[rows], probe.input_ids[rows]])]
-    first = np.unique(probe.input_ids[rows], return_index=True)[1]
-    # The first row of each input that has at least `number` rows.
+    first = np.unique(probe.input_ids[rows], return_index=True)[1]  # where each input begins in `rows`
+    # The same of the inputs that have at least `number` rows.
     enough = first[np.diff(first, append=len(rows)) >= number]
     order = np.argsort(rows[enough])
     return rows[enough][order], rows[enough + number - 1][order]

@@ -202,9 +202,12 @@ def _of_pair(quantities: Mapping[str, Quantity], name: str) -> dict[str, Quantit
 
 
 def fields_of(quantities: Mapping[str, Quantity], count: int, units: int) -> list[list[dict[str, Any]]]:
-    """Return the fields of rows that come from the estimator: for each of `count` snapshots one dict a quantity."""
+    """Return the fields of rows that come from the estimator: for each of `count` snapshots one dict a quantity.
+
+    `units` is the number of units of the layer.
+    """
     out: list[list[dict[str, Any]]] = [[] for _ in range(count)]
-    for name, q in blank_intervals(quantities).items():  # estimators that nobody registered come here too
+    for name, q in blank_intervals(quantities).items():  # done here for estimators of users, who may not have done it
         columns = [_numbers(v, count) for v in (q.value, q.low, q.high, q.ceiling)]
         flags = [(flag, mask.tolist()) for flag, mask in sorted(q.flags.items())]
         for i, (value, low, high, ceiling) in enumerate(zip(*columns, strict=True)):
@@ -246,7 +249,7 @@ class LayerBlocks:
         self._task, self._source, self._rows = task, source, None if whole else rows
         self._layer = source.layer(task.layer.layer)
         self.noise = self._layer.noise if partner is None else None
-        self.passes = int(probe.repeats.max(initial=0))
+        self.passes = int(probe.repeats.max(initial=0))  # further noisy passes over an input, 0 for none
         self.refused: list[Refusal] = []  # what the latest iteration over all snapshots could not read
         self.read_any = False
 

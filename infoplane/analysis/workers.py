@@ -138,7 +138,7 @@ class _Processes(Executor):
             done.add_done_callback(partial(self._take_back, task, pool))
 
     def _another(self, dead: ProcessPoolExecutor) -> ProcessPoolExecutor:
-        """Return a new process in the place of one that died; the broken pool of that one cleans up by itself."""
+        """Return a new process in the place of one that died, whose broken pool cleans up by itself."""
         self._all.discard(dead)
         self._all.add(pool := self._start())
         return pool
@@ -151,7 +151,7 @@ class _Processes(Executor):
         with self._lock:
             error = None if done.cancelled() else done.exception()
             died = isinstance(error, BrokenProcessPool)
-            if self._ended or done.cancelled():
+            if self._ended or done.cancelled():  # nobody waits for results any more
                 return
             self._idle.append(self._another(pool) if died else pool)
             if died and task.lives:

@@ -165,7 +165,10 @@ def _by_step(mapping: Mapping[Any, Any], what: str) -> dict[int, Any]:
 
 
 def _taken(activations: Mapping[Any, Arrays]) -> Taken:
-    """{step: {layer: tensor (N, ...)}} in rising order; a layer without units is left out, with a warning."""
+    """Return {step: {layer: tensor (N, ...)}} in rising order; ValueError without any layer to keep.
+
+    A layer without units is left out, with a warning.
+    """
     by_step = _by_step(activations, "activations")
     if not by_step:
         raise ValueError("activations is empty; expected {step: {layer: array}}")
@@ -252,7 +255,7 @@ def _roles(roles: Mapping[str, Role], known: Collection[str]) -> dict[str, Role]
 
 
 def _metrics(metrics: Mapping[Any, Mapping[str, Any]], taken: Taken) -> dict[int, dict[str, float]]:
-    """Metrics by step, checked: numbers, at steps that have activations."""
+    """Metrics by step as floats; ValueError for a step without activations, TypeError for a value that is no number."""
     found = _by_step(metrics, "metrics")
     for step, numbers in found.items():
         if step not in taken:
@@ -319,7 +322,7 @@ def _inputs(inputs: Any, samples: int) -> tuple[npt.NDArray[Any] | None, npt.NDA
 
 
 def _parts(parts: Sequence[str] | None, samples: int) -> tuple[tuple[str, ...], npt.NDArray[np.int64]]:
-    """Names of the parts, and the number of each row's part (N,)."""
+    """Names of the parts, and the number of each row's part (N,); ValueError unless each row has a name."""
     if parts is None:
         return ("all",), np.zeros(samples, np.int64)
     if isinstance(parts, str) or len(parts) != samples:

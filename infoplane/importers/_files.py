@@ -138,7 +138,10 @@ def _warn_of_steps_in_names(pieces: Sequence[_Piece]) -> None:
 
 
 def _read(files: Sequence[Path], given: Sequence[Rows]) -> tuple[list[_Piece], list[Rows]]:
-    """The pieces of all files, each with its step, and a source of rows for each file or step in it."""
+    """Read all files; return their pieces, each with its step, and the `Rows` of each file or step in it.
+
+    `given` are the rows of a separate file of labels, if there is one.
+    """
     if not files:
         raise ValueError("no files to import")
     pieces: list[_Piece] = []
@@ -296,6 +299,7 @@ def _name_steps(pieces: Sequence[_Piece]) -> None:
 
 def _check_layout(files: Sequence[Path]) -> None:
     """Raise ValueError for STEP/LAYER.npy, which would be read as LAYER/STEP.npy."""
+    # Such folders are named like steps, and the files are not.
     folders = {file.absolute().parent.name for file in files}
     counted = all(counts_steps(name) or (len(folders) > 1 and name.isdecimal()) for name in folders)
     if files and counted and not all(counts_steps(file.stem) or file.stem.isdecimal() for file in files):
@@ -318,7 +322,10 @@ def _labels_file(file: Path) -> Rows:
 
 
 def _by_step(pieces: Sequence[_Piece], kind: str) -> dict[int, dict[str, Any]]:
-    """Layers or numbers (`kind`) of all files by step and name; ValueError where two files hold the same one."""
+    """Return the "layers" or the "numbers" (`kind`) of all files by step and name; rows are in the common order.
+
+    ValueError where two files hold the same layer of a step, or give a metric different values.
+    """
     found: dict[int, dict[str, Any]] = {}
     owner: dict[tuple[int, str], Path] = {}
     for piece in pieces:
@@ -348,7 +355,7 @@ def _merged(found: dict[int, dict[str, Any]], given: Any) -> Any:
         return given or found
     for step, numbers in given.items():
         held = found.get(step, {})
-        if not isinstance(numbers, Mapping):
+        if not isinstance(numbers, Mapping):  # for which `from_arrays` raises an error
             return given
         twice = next((name for name in numbers if name in held and held[name] != numbers[name]), None)
         if twice is not None:

@@ -39,7 +39,10 @@ def read_arrays(file: str | os.PathLike[str]) -> Mapping[str, Any]:
 
 
 def read_entries(file: Path) -> dict[Key, Any]:
-    """Arrays, tensors and numbers of a file by key, a tuple of nested names; ValueError, with a reason, for others."""
+    """Return the arrays, tensors and numbers of a file by key, a tuple of nested names.
+
+    ValueError for another kind of file, or with anything else in it; the message says what.
+    """
     kind = file.suffix.lower()
     if kind not in KINDS:
         raise ValueError(f"{file.name}: expected .npz, .npy, .safetensors, .pt, .h5 or .mat")

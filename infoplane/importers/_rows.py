@@ -182,13 +182,16 @@ def _turned(file: Path, key: Key, array: Array, samples: int | None, steps: int)
     by_step = steps > 1 and name not in INPUTS
     if by_step:
         array = _first(file, name, array, steps, "steps")
-        if array.size == steps:
+        if array.size == steps:  # a metric: one number for each step
             return array.reshape(-1)
     return array if samples is None else _first(file, name, array, samples, "labels", after=int(by_step))
 
 
 def _first(file: Path, name: str, array: Array, count: int, what: str, *, after: int = 0) -> Array:
-    """The array with its one axis of length `count` moved to place `after`; ValueError for none, or several."""
+    """The array with its one axis of length `count` moved to place `after`; ValueError for none, or several.
+
+    `what` is what lies along that axis, for the message: "steps" or "labels". Axes ahead of `after` are not looked at.
+    """
     axes = [axis for axis in range(after, array.ndim) if array.shape[axis] == count]
     if len(axes) == 1:
         return np.moveaxis(array, axes[0], after)

@@ -304,9 +304,9 @@ def _check_singular_layers(s: Subject) -> None:
 
 
 def _sound(s: Subject, t: Tensor, y: Tensor, what: str) -> dict[str, Quantity]:
-    """Return the estimates on a layer `t` and labels `y`; require of each value that it is finite, or has a flag.
+    """Return the estimates on a layer `t` and labels `y`; require that each value is finite, or flagged as void.
 
-    Only a flag counts that says not to trust the value. `what` names the layer in messages.
+    `what` names the layer in messages.
     """
     found = s.run(t, y, torch.randn(len(y), 3, generator=torch.Generator().manual_seed(6)))  # with random inputs (N, 3)
     for name, q in found.items():

@@ -42,7 +42,10 @@ class Choice:
 
 
 def choose_calls(seen: Observation, *, blocks: bool, depth: int | None) -> Choice:
-    """The calls at a depth, those of the blocks, or of the leaves where there are not too many of them."""
+    """Choose the calls to record: those at `depth`, if that is given; else those of the leaves, or of the blocks.
+
+    The blocks are taken if `blocks` asks for them, or the model has more than MOST_LEAVES leaves.
+    """
     if depth is not None:
         return _at_depth(seen, depth)
     calls = [call for name in seen.leaves for call in seen.calls[name]]
@@ -99,6 +102,7 @@ def _block_test(calls: Sequence[ModuleCall]) -> Callable[[ModuleCall], bool] | N
         if kind not in kinds or call.leaf:
             return False
         # Two of a kind that hold blocks are an encoder and a decoder, or the two halves of a twin network: no blocks.
+        # A Sequential that holds blocks is a stage of the model: no block either.
         may_hold_blocks = count[kind] == 2 or kind is nn.Sequential
         return not (may_hold_blocks and any(type(c.named.module) in kinds for c in call.calls_inside()))
 

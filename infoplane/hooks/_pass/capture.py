@@ -208,7 +208,7 @@ class Slot:
         if self.capture.layer.site == "in":
             attached.before(module, self.before)
         elif not self.capture.op:
-            # After everything else that changes the output, but for the noise.
+            # The last of the hooks, since others may change the output; where noise is injected, one ahead of it, too.
             if noise_of(module) is not None:
                 attached.after(module, self.ahead_of_noise, first=True)
             attached.after(module, self.after)

@@ -55,7 +55,11 @@ T = TypeVar("T")
 
 
 class RunChunk(Protocol):
-    """Runs the model on inputs with the k-th random state, injected noise off; see `with_perturbed_embeddings`."""
+    """Runs the model on inputs, with injected noise off, and captures layers and outputs.
+
+    Passes of one `random_state` draw the same random numbers. With `perturb_seed` the embeddings are changed in their
+    last digits: see `with_perturbed_embeddings`.
+    """
 
     def __call__(self, inputs: Inputs, random_state: int, perturb_seed: int | None = None, /) -> Captured: ...
 
@@ -300,7 +304,7 @@ class FirstCall:
 
     @contextlib.contextmanager
     def watch_second(self) -> Iterator[None]:
-        """Watch the second pass, in a block; raise ValueError where it does not set again what the first had set."""
+        """Watch the second pass, which runs in a `with` block; ValueError for tensors that only the first pass set."""
         try:
             yield
         except (RuntimeError, AttributeError, TypeError, IndexError) as error:

@@ -65,7 +65,10 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return False
 
     def mark(self, tensor: Tensor, node: int, *, cuts: bool = True) -> None:
-        """Note on what the tensor of layer `node` depends; with `cuts`, what is made of it depends on `node` alone."""
+        """Note on which nodes the tensor of the layer `node` depends directly.
+
+        With `cuts`, whatever is computed from the tensor later counts as depending on `node` alone.
+        """
         self.parents[node] = self.parents.get(node, frozenset()) | self.sources(tensor)
         if cuts:
             self._sources[_reference(tensor)] = frozenset({node})
@@ -261,19 +264,24 @@ class Watcher:
             return False
         if any(_identity(output) in c.same for c in call.calls_inside()):
             return False
+        # Of the linear maps inside: those from which the output comes directly, and of these the ones fed by no other.
         nodes = {c.begin for c in inside}
         last = self._flow.sources(output) & nodes
         direct = [n for n in last if not self._flow.parents.get(n, frozenset()) & nodes]
         own = any(p is not None for p in call.named.module._parameters.values())
         if not last or len(direct) > 1 or not (direct or own):
             return False
-        if not self._ops:
+        if not self._ops:  # which functions put the parts together decides, and they were not watched
             self.seen.undecided = True
             return False
         return call.functions <= AFFINE_OPS and bool(direct or call.functions & MAPPING_OPS)
 
     def _find_output(self, returned: Any) -> None:
-        """Set `seen.output`: the layer whose output the model returns, else the block that makes it out of several."""
+        """Set `seen.output` to the call that gave what the model `returned`, and the place in what that call returned.
+
+        It is a layer, also where functions follow it; or, where several layers enter, the innermost call that returned
+        the tensor; or, where neither is known, the layer that ended last.
+        """
         seen = self.seen
         last = max((seen.calls[name][-1] for name in seen.leaves), key=lambda c: c.end, default=None)
         seen.output = None if last is None else (last, "")

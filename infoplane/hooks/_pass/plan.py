@@ -83,13 +83,13 @@ class Planner:
         return tuple(ordered)
 
     def _asked(self) -> list[Target]:
-        """The selected modules and functions, or every layer that ran."""
+        """Return what is to be recorded: the modules and functions that the user named, or those chosen by default."""
         if self.targets is None:
             asked = self._chosen()
         else:
             asked = [t for t in self.targets if isinstance(t, Target)]
             asked += [found for t in self.targets if isinstance(t, OpTarget) for found in self._ops(t)]
-        # With the activation functions that are called inside modules that are no activations (attention's softmax).
+        # If `functional`, also activation functions called in modules that are no activations (attention's softmax).
         return asked + [
             Target(self.modules[module], exact=False, op=op)
             for module, op in self.seen.ops
@@ -101,8 +101,8 @@ class Planner:
         modules = dict.fromkeys(call.named.name for call in self.choice.calls)
         if self.choice.by == "leaves":
             return [Target(self.modules[name], exact=False) for name in modules]
-        # Where the model returns only a part of a layer, as one token, that part is recorded as its output: the call of
-        # the layer is left out.
+        # Where the model returns only a part of a layer, as one token, that part, the model's output, is recorded
+        # instead: the call of the layer is left out.
         output = output_of(self.seen, self.choice)
         instead = self.seen.output if output and not output[0].named.name else None
         return [

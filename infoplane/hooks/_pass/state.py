@@ -212,7 +212,7 @@ class Surroundings:
         return restore
 
     def _tensors(self, *, parameters: bool) -> list[_Tensor]:
-        """Note the model's buffers, and its parameters if asked to: copy those that a pass may change, or all."""
+        """Note the model's buffers, and with `parameters` its parameters; copy those that a pass may change."""
         model, exact, is_first = self.model, self.exact, self.first is None
         # The first pass copies all parameters where they are not too large.
         copies_all = parameters and is_first and sum(p.nbytes for p in model.parameters()) <= COPIED_PARAMETER_BYTES
