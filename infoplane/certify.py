@@ -56,7 +56,7 @@ class LayerData:
 
 
 def digits_layer(samples: int, units: int, seed: int) -> LayerData:
-    """Return a random tanh layer on handwritten digits, with these and their classes: data for the table."""
+    """Return a random tanh layer of handwritten digits, with the digits as inputs and their classes as labels."""
     x, y = (torch.from_numpy(a) for a in datasets.digits())
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randperm(len(x), generator=generator)[:samples]
@@ -215,8 +215,8 @@ def known(names: Sequence[str] | None = None, *, samples: int = 1000, seed: int 
     ----------
     names : sequence of str, optional
         As in `certify`. An estimator has no row for a problem whose labels (classes or real targets) it does not take,
-        or whose I(T;Y) it does not give, or gives of something else: of the probe set alone, where every sample may
-        be told apart, or of a network's own output.
+        and none at all if it gives no I(T;Y), or that of something other than T and Y: of the probe set alone, where
+        every sample may be told apart, or of a network's own output.
     samples, seed : int
         Number of samples that each problem has, and what draws them.
 
@@ -253,7 +253,7 @@ _OF_ELSEWHERE = ("noisy-finite", "softmax-output")
 
 
 def _behind_tanh(samples: int, seed: int) -> datasets.Known:
-    """Three pairs of correlated normal numbers, with 3 nats in all; T and Y are each side mixed into 32 tanh units."""
+    """Three pairs of correlated normal numbers, with 3 nats in all; each side is mixed into 32 tanh units."""
     pair = datasets.gaussian_pair(samples, bits=3.0 / math.log(2.0), dims=3, seed=seed)
     mix = np.random.default_rng(seed + 1).standard_normal((2, 3, 32))
     return datasets.Known(np.tanh(pair.t @ mix[0]), np.tanh(pair.y @ mix[1]), pair.bits)

@@ -55,8 +55,8 @@ class LayerAdvice:
 class Setting:
     """One value of an estimator's `field` for all layers, and in `without` the layers that show nothing at it.
 
-    `spec` is the estimator with this value, to paste into `analyze`; `estimator` and `config` are what the rows that
-    it gives have in these columns of a table.
+    `spec` is the estimator with this value, to paste into `analyze`; `estimator` and `config` are the values of these
+    columns in the rows that it gives.
     """
 
     estimator: str
@@ -241,7 +241,7 @@ def _seen(rows: ResultTable) -> tuple[float | None, bool]:
     with np.errstate(divide="ignore", invalid="ignore"):
         shares = i_xt.value / i_xt.ceiling
     finite = shares[np.isfinite(shares)]
-    # Without labels there is no I(T;Y): nothing is asked of it then.
+    # Without labels there is no I(T;Y), and I(X;T) alone decides.
     above = len(i_ty) == 0 or not bool(i_ty.flag("below_null")[np.argmax(i_ty.step)])
     return (float(finite.max()) if len(finite) else None), above
 
@@ -313,7 +313,7 @@ def _lines(advice: Advice) -> Iterator[str]:
     for each in advice.layers:
         if each.remedy:
             estimators.setdefault((each.layer, each.remedy), []).append(each.estimator)
-    remedies: dict[str, list[str]] = {}  # layers of which the same is to be said share a line
+    remedies: dict[str, list[str]] = {}  # what to say -> the layers of which it is said, in one line
     for (layer, remedy), names in estimators.items():
         remedies.setdefault(f"{', '.join(names)}: {remedy}", []).append(printable(layer))
     for remedy, concerned in remedies.items():

@@ -127,7 +127,7 @@ class TableIndex:
         """Return the config, with what `prepare` found, under which all these subsets are estimated at every step.
 
         None where the table has no such config. Steps and contents must be exactly those of the layer now: what
-        `prepare` finds depends on all of them. The config of `estimate` itself is the one without what is found.
+        `prepare` finds depends on all of them. `estimate.config` is the config without what `prepare` found.
         """
         wanted = set(layer.keys)
         for config in self._configs.get(estimate.settled, ()):
@@ -138,7 +138,7 @@ class TableIndex:
         return None
 
     def _complete(self, estimate: Estimate, wanted: set[Content]) -> bool:
-        """Whether exactly the steps `wanted` are estimated; False where one may lack rows as the file was cut short."""
+        """Whether exactly the steps `wanted` are estimated; False where the file was cut short in their rows."""
         if self._tail is not None and self._tail[0] == estimate:
             return False
         return {c for c, numbers in self._numbers.get(estimate, {}).items() if _estimated(numbers)} == wanted

@@ -398,7 +398,7 @@ def _write_mean(plan: LayerPlan, mean: ClassMean, key: Estimate) -> None:
 def _class_means(plan: LayerPlan, mean: ClassMean, key: Estimate) -> Iterator[Row]:
     """Yield rows of the mean over classes of each I(X;T), at each step where every class has it.
 
-    None of a mean that the estimator returns itself. `key` is that of the rows on `mean.base`.
+    A mean that the estimator returns itself is left out. `key` is that of the rows on `mean.base`.
     """
     index = plan.run.index
     weights = mean.weights(plan.run.store.probe, repeats=plan.repeats)

@@ -92,7 +92,7 @@ def describe_estimators(meta: MutableMapping[str, Any], estimators: Iterable[Est
 def recorded_rows(source: SnapshotSource) -> list[Row]:
     """Return the recorded training metrics as rows of a table, so that a plot need not reopen the store.
 
-    Their column `source` has a digest of the metric's value, in the place of one of activations.
+    Their column `source` has a digest of the metric's value, not one of activations.
     """
     depth = {layer.key: layer.depth for layer in source.layers}
     # `same` are the fields that rows have in common, first those of all rows, then of those of one metric.
@@ -109,7 +109,7 @@ def recorded_rows(source: SnapshotSource) -> list[Row]:
 
 
 def losses(store: ActivationStore, found: Iterable[tuple[str, Problem]]) -> list[dict[str, Any]]:
-    """Return what is missing or damaged, as JSON: `file`, `what`, `steps`, and `layer`, "" unless it is of one alone.
+    """Return what is missing or damaged, as JSON: `file`, `what`, `steps`, and `layer` ("" for no single one).
 
     That is what the store lists as lost, and `found`: (layer, problem) for each damage that came to light when layers
     were read, in this process or in another one.

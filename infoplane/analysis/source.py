@@ -190,7 +190,7 @@ def choose_layers(source: SnapshotSource, wanted: Names | None) -> list[tuple[st
 
 
 def _positions(source: SnapshotSource, pattern: str, keys: Sequence[str], which: str) -> list[tuple[str, int | None]]:
-    """Return (layer, position) for the positions `which`, as "17" or "0:64:4", of those layers `keys` that have tokens.
+    """Return (layer, position) for the positions `which`, as "17" or "0:64:4", of those of `keys` that have tokens.
 
     ValueError where none of them has any, or one has none of these positions. `pattern` is what the caller wrote.
     """
@@ -233,7 +233,7 @@ def no_units(shape: Sequence[int]) -> str:
 def read_alike(source: SnapshotSource, layer: str, steps: Sequence[int], refused: list[Refusal]) -> Pieces:
     """Return the values of a layer at these steps, as read; append steps that cannot be read to `refused`.
 
-    Steps that follow each other and have one shape and dtype are one entry.
+    Neighbouring steps of one shape and dtype are joined in one entry.
     """
     readable = set(source.steps(layer))
     refused += _lost(source, layer, [s for s in steps if s not in readable])
@@ -246,8 +246,8 @@ def read_alike(source: SnapshotSource, layer: str, steps: Sequence[int], refused
         # The source no longer lists a step whose damage this reading has found: then the others are read again.
         if not readable.issubset(source.steps(layer)):
             return read_alike(source, layer, steps, refused)
-        # All are still listed: the shapes of several steps may differ, so they are read one by one below. Of a single
-        # step it is a real error.
+        # All steps are still listed, so several of them may differ in shape: they are read one by one below. For a
+        # single step the error is real.
         if len(steps) == 1:
             raise
     pieces = [piece for step in steps for piece in read_alike(source, layer, [step], refused)]

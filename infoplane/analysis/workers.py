@@ -125,8 +125,8 @@ class _Processes(Executor):
         """Give waiting tasks to idle processes, while there are both."""
         while self._idle and self._waiting and not self._ended:
             task = self._waiting.popleft()
-            # Skip a task that its caller has cancelled. Marking the future as running stops later cancellation; that
-            # of a task handed out again after its process died is marked already.
+            # Skip a task that its caller has cancelled. Marking the future as running stops later cancellation; a task
+            # handed out again after its process died is marked already.
             if not task.promised.running() and not task.promised.set_running_or_notify_cancel():
                 continue
             pool = self._idle.pop()
@@ -164,7 +164,7 @@ class _Processes(Executor):
             task.promised.set_exception(error)
 
     def end(self, *, now: bool = False) -> None:
-        """End the processes, at once with `now`, else after their present tasks; no future gets a result any more."""
+        """End the processes, at once with `now`, else after their present tasks; no future gets a result after this."""
         with self._lock:
             self._ended = True
         for pool in self._all:
@@ -199,7 +199,7 @@ class _Lines:
 
 
 class _Cell:
-    """A stream that shows only its latest line in the output of a notebook's cell, and leaves no more in the file."""
+    """A stream that shows only its latest line in the output of a notebook's cell; so a saved notebook has one line."""
 
     # The bars that tqdm makes for notebooks need ipywidgets, and are lost or stand still in a saved notebook.
     encoding = "utf-8"  # for a bar of blocks

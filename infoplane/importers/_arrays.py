@@ -165,7 +165,7 @@ def _by_step(mapping: Mapping[Any, Any], what: str) -> dict[int, Any]:
 
 
 def _taken(activations: Mapping[Any, Arrays]) -> Taken:
-    """Return {step: {layer: tensor (N, ...)}} in rising order; ValueError without any layer to keep.
+    """Return {step: {layer: tensor (N, ...)}} in rising order; ValueError where no step or no layer is left.
 
     A layer without units is left out, with a warning.
     """

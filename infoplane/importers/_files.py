@@ -168,7 +168,7 @@ def _read(files: Sequence[Path], given: Sequence[Rows]) -> tuple[list[_Piece], l
 
 
 def _taken(where: str, step: int | None, values: dict[str, Any]) -> tuple[Rows, list[_Step]]:
-    """Split the values of a file, or of one step in it, into its labels, inputs and ids, and what it holds by step.
+    """Split the values of a file, or of one step in it, into (labels, inputs and ids; layers and metrics by step).
 
     `where` names it in messages. ValueError for a mask, which an import cannot apply.
     """
@@ -235,10 +235,10 @@ def _parts_of(file: Path, entries: Mapping[Key, Any]) -> Iterable[_Step]:
 
 
 def _steps(where: str, step: int | None, stated: Any, values: dict[str, Any], source: Rows) -> Iterator[_Step]:
-    """Yield (step, arrays) for each step of a file, or of one step in it; arrays of many are cut along the first axis.
+    """Yield (step, values) for each step to which the values of a file belong; those of many are cut along axis 0.
 
-    `step` is known from where the values stand in the file, `stated` is the array `steps` in it; None for either means
-    that it says nothing. If both say nothing, the step is None: the name of the file has to tell it.
+    `step` is the one under which the values stand in the file, `stated` the array `steps` beside them; each is None
+    where there is none. With neither of them the step is None, and the name of the file has to tell it.
     """
     if stated is None:
         yield step, values
@@ -261,8 +261,8 @@ def _steps(where: str, step: int | None, stated: Any, values: dict[str, Any], so
 
 def _check_stacked(where: str, count: int, values: Mapping[str, Any], source: Rows) -> None:
     """Raise ValueError for labels or inputs (S, N) of a file with many steps: they are (N,), the same at each."""
-    # Axes are known to be (S, N) where the first is as long as there are steps, the second as there are samples in the
-    # layers, and these numbers differ.
+    # The axes are (S, N) for sure where the first is as long as there are steps, the second as long as the layers have
+    # samples, and these numbers differ.
     samples = {np.shape(a)[1] for a in values.values() if np.ndim(a) > 1}
     for what, rows in (("labels", source.labels), ("inputs", source.inputs)):
         shape = () if rows is None else rows.shape

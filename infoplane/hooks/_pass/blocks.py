@@ -62,7 +62,7 @@ def _at_depth(seen: Observation, depth: int) -> Choice:
 
 
 def _blocks(seen: Observation) -> Choice:
-    """Choose the outermost modules of each kind that the model repeats, and the last layer before, between and after.
+    """Choose the outermost modules of each kind that the model repeats, and the last layer in each gap around them.
 
     A model that repeats no kind of module gets its activations instead.
     """
@@ -178,15 +178,15 @@ def pooling(seen: Observation, call: ModuleCall, shape: Sequence[int], n_tokens:
 def _channels(seen: Observation, call: ModuleCall, shape: Sequence[int]) -> int:
     """Return the axis of the channels, 1 or -1, of a layer that `call` gave, from its shape (rows, ...).
 
-    It is the axis that is as long as the number of channels that a module says to give: the latest one, up to `call`,
-    whose number fits an axis. Where none fits it is the axis that torch usually has.
+    It is the axis whose length is the number of channels that a module declares (`out_features` and the like): the
+    latest module, up to `call`, whose number fits an axis. Where none fits, it is the axis usual in torch.
     """
     before = [c for some in seen.calls.values() for c in some if c.end <= call.end]
     for one in sorted(before, key=lambda c: c.end, reverse=True):
         for name, axis in _WIDTHS.items():
             width: Any = getattr(one.named.module, name, None)
             width = width[-1] if isinstance(width, tuple) and width else width
-            # The axis usual for this module goes first: the other may be as long by chance, as many positions.
+            # Try the axis usual for this module first: there may be as many positions as channels.
             for place in (axis, -axis if axis == 1 else 1):
                 if isinstance(width, int) and shape[place] == width:
                     return place

@@ -208,7 +208,7 @@ class Slot:
         if self.capture.layer.site == "in":
             attached.before(module, self.before)
         elif not self.capture.op:
-            # The last of the hooks, since others may change the output; where noise is injected, one ahead of it, too.
+            # `after` comes last, as other hooks may change the output; `ahead_of_noise` first, before noise is added.
             if noise_of(module) is not None:
                 attached.after(module, self.ahead_of_noise, first=True)
             attached.after(module, self.after)

@@ -50,9 +50,9 @@ class Members:
         return [] if self.state is None else [t for part in self.current() for t in part.values()]
 
     def check_gradients(self, moments: GradientMoments) -> None:
-        """Raise ValueError unless the moments are of as many members, and of gradients that are kept where theirs are.
+        """Raise ValueError unless the moments are of as many members, and made for the way these have gradients.
 
-        Those of a stacked state are given to the moments by the training loop, others are read from the parameters.
+        Gradients of a stacked state are handed to `moments.add`; others are read from the model's parameters.
         """
         stacked = self.state is not None
         if moments.members == self.count and moments.reads_parameters != stacked:

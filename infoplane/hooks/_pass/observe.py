@@ -279,8 +279,8 @@ class Watcher:
     def _find_output(self, returned: Any) -> None:
         """Set `seen.output` to the call that gave what the model `returned`, and the place in what that call returned.
 
-        It is a layer, also where functions follow it; or, where several layers enter, the innermost call that returned
-        the tensor; or, where neither is known, the layer that ended last.
+        This is the layer that returned it, or from whose output functions alone made it; where several layers enter,
+        the innermost call that returned it; where neither is known, the layer that ended last.
         """
         seen = self.seen
         last = max((seen.calls[name][-1] for name in seen.leaves), key=lambda c: c.end, default=None)

@@ -61,8 +61,8 @@ class Planner:
         placed: dict[tuple[str, Site, int, str], tuple[int, Capture]] = {}
         asked, output = self._that_ran(self._asked()), self._output()
         if output is not None:
-            # Where the leaves are recorded, the output is one of them unless a block makes it, and is then added. In
-            # other cases `logits` decides.
+            # Where the leaves are recorded, the output is added if none of them gives it (`hidden`). Otherwise it is
+            # added if `logits` is set.
             hidden = output.named.name not in self.seen.leaves
             by_leaves = self.targets is None and self.choice.by == "leaves"
             asked += [output] if (hidden if by_leaves else self.settings.logits) else []
@@ -101,8 +101,8 @@ class Planner:
         modules = dict.fromkeys(call.named.name for call in self.choice.calls)
         if self.choice.by == "leaves":
             return [Target(self.modules[name], exact=False) for name in modules]
-        # Where the model returns only a part of a layer, as one token, that part, the model's output, is recorded
-        # instead: the call of the layer is left out.
+        # Where the model returns only a part of a layer, as one token, that part is recorded as the model's output, and
+        # the call of the layer is left out.
         output = output_of(self.seen, self.choice)
         instead = self.seen.output if output and not output[0].named.name else None
         return [

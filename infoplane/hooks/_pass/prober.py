@@ -248,7 +248,7 @@ class Prober:
         """Return the function `run(inputs, pass number)` that runs the model; each pass has its own random numbers."""
         weights = self.model.parameters() if self.members is None else self.members.tensors or self.model.parameters()
         dtypes = frozenset(p.dtype for p in weights if p.is_floating_point())
-        current: int | None = None  # the pass under way: it is seeded at its first chunk, and the others draw on
+        current: int | None = None  # number of the pass under way, whose random numbers are seeded at its first chunk
 
         @stepwise
         def run(inputs: Inputs, pass_number: int = 0, outputs: Callable[[], list[Tensor]] | None = None) -> Any:
