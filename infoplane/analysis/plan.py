@@ -357,7 +357,7 @@ class Analysis:
     # Estimating
 
     def _fitting(self, plan: LayerPlan, subset: Subset) -> int:
-        """Snapshots that fit into a block; depends on sizes alone, never on what is done or on who does it."""
+        """Return how many snapshots fit into a block: by sizes alone, so that each analysis cuts the same blocks."""
         return max(1, min(MAX_BLOCK_SNAPSHOTS, self.block_bytes // plan.need(subset)))
 
     def _blocks(self, plan: LayerPlan, subset: Subset) -> Iterator[Piece]:

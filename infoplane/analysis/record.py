@@ -44,7 +44,7 @@ def run_meta(source: SnapshotSource, table: Path) -> dict[str, Any]:
     probe = source.probe
     first = probe.repeats == 0  # (N,): the row of each input that is no further noisy pass
     labels = probe.labels[first]
-    one_class = probe.target == "discrete" and probe.positions is None
+    one_class = probe.target == "discrete" and probe.positions is None  # one for each sample
     steps = source.steps()
     metrics = dict.fromkeys((name, layer) for _, _, name, layer, _ in source.metrics())
     return {
@@ -75,7 +75,7 @@ def _unlabelled(probe: Probe) -> dict[str, list[int]]:
 
 
 def describe_estimators(meta: MutableMapping[str, Any], estimators: Iterable[Estimator]) -> None:
-    """Put each estimator's class, what it is in one line and what it promises into a table's meta, and the versions."""
+    """Put into a table's meta each estimator's class, its summary in one line and its guarantees, and the versions."""
     for e in estimators:
         text = (type(e).__doc__ or "").strip().splitlines()
         meta.setdefault("estimators", {})[e.name] = {

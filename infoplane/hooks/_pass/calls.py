@@ -103,7 +103,7 @@ class _FunctionMode(TorchFunctionMode):
 
 
 def op_name(func: Any) -> str:
-    """`relu` for torch.relu, functional.relu, Tensor.relu and their in-place forms; "" for accessors."""
+    """`relu` for torch.relu, functional.relu, Tensor.relu and their in-place forms; "" for access to attributes."""
     name = str(getattr(func, "__name__", ""))
     return "" if name.startswith("_") else name.rstrip("_")
 

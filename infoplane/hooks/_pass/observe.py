@@ -113,7 +113,7 @@ def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[A
 
 
 def _reference(tensor: Tensor) -> StorageWeakRef:
-    """A key for the memory of a tensor that does not keep it."""
+    """Return a key for the memory of a tensor; the key does not keep that memory alive."""
     return StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
 
 
@@ -325,7 +325,10 @@ def _has_storage(tensor: Tensor) -> bool:
 
 
 def _identity(tensor: Tensor) -> Identity:
-    """A key that is equal for a tensor and its views of all values; its weak reference keeps the address taken."""
+    """Return a key that is equal for a tensor and for views of all its values, until these are written to.
+
+    The weak reference in it keeps the address from being used again.
+    """
     return _reference(tensor), 0 if tensor.is_inference() else tensor._version, tensor.numel()
 
 

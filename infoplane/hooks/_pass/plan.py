@@ -230,13 +230,17 @@ class Planner:
 
 
 def _call_indices(target: Target, made: Sequence[ModuleCall], calls: Literal["last", "all"] | int | None) -> list[int]:
-    """Numbers of the calls of a target that are captured; ValueError where the user has to choose."""
+    """Return the numbers of the calls of a target that are captured; ValueError where the user has to choose.
+
+    `made` are the calls in the pass, in order, and `calls` is the user's setting.
+    """
     name, ran = target.name, len(made)
     if target.call is not None:
         if target.call >= ran:
             raise ValueError(f"layer {name!r} runs {ran} times, so there is no call #{target.call}")
         return [target.call]
-    # A module without weights that serves in several places is a layer in each; one with weights is applied again.
+    # A module without weights, as a ReLU, that runs in several places is a layer in each. One with weights is a single
+    # layer that runs again.
     several = calls is None and not target.exact and not target.op and is_free(target.named.module)
     if ran == 1 or calls == "all" or several:  # where all pass their input on, the last is taken
         return [i for i in range(ran) if not (several and made[i].passes_through)] or [ran - 1]

@@ -252,7 +252,11 @@ class Prober:
 
         @stepwise
         def run(inputs: Inputs, pass_number: int = 0, outputs: Callable[[], list[Tensor]] | None = None) -> Any:
-            """The model's output in this pass; with members under vmap what `outputs()` gave inside, of all members."""
+            """Run the model, and return its output.
+
+            With members under vmap return what `outputs()` gave in it, for all members; without `outputs` run the first
+            member alone.
+            """
             nonlocal current
             if pass_number != current:
                 current = pass_number
