@@ -16,7 +16,11 @@ MOST_CELLS = 50_000_000
 
 
 def codes(values: npt.ArrayLike, name: str) -> IntArray:
-    """Return codes (N,) from 0 of the rows of (N,) or (N, ...): equal rows have equal codes."""
+    """Return a code (N,), a whole number from 0, for each row of (N,) or (N, ...): equal rows have equal codes.
+
+    ValueError, with `name`, where there are no samples or a value is not finite; TypeError for other things than
+    numbers and names.
+    """
     array = np.asarray(values)
     if array.ndim == 0 or array.size == 0:
         raise ValueError(f"{name} must have shape (samples,) or (samples, units), got {array.shape}")
@@ -38,7 +42,10 @@ def same_samples(named: Mapping[str, npt.ArrayLike]) -> list[IntArray]:
 
 
 def joint_counts(*variables: IntArray) -> IntArray:
-    """Count how many samples have each combination of codes (N,): a table with an axis for each variable."""
+    """Count how many samples have each combination of codes (N,): a table with an axis for each variable.
+
+    ValueError where it would have more than `MOST_CELLS` cells.
+    """
     shape = tuple(int(each.max()) + 1 for each in variables)
     if math.prod(shape) > MOST_CELLS:
         raise ValueError(f"a table of {' x '.join(map(str, shape))} values has too many cells; bin them more coarsely")

@@ -27,8 +27,10 @@ class Layers:
         seed: int,
         count: int = 0,
     ) -> None:
-        """Make the matrix of each layer, one layer after the other."""
-        # A second list has as many rows, `count`, as the first; 0: this is the first.
+        """Make the matrix of each layer by `make_side`, from at most `limit` rows, which are drawn with `seed`.
+
+        `count` is the number of rows that the layers must have, as those of a first list; 0 for the first list itself.
+        """
         name = "others" if count else "layers"
         self.limit, self.seed, self.count = limit, seed, count
         self.used: IntArray | slice = slice(None)
@@ -73,7 +75,10 @@ def settings_of(measure: Measure, given: MeasureSettings) -> MeasureSettings:
 def orders_of(
     left: Layers, labels: npt.ArrayLike | None, within: Literal["all", "class"], draws: int, seed: int
 ) -> list[IntArray]:
-    """Draw `draws` permutations (N,) of the used rows: among all of them, or each row among those of its class."""
+    """Draw `draws` permutations (N,) of the used rows: of all, or with within="class" of the rows of each class apart.
+
+    ValueError where the labels are missing or no class has two rows.
+    """
     count = len(np.arange(left.count)[left.used])  # `used` is a slice of all rows, or the numbers of some
     groups = [np.arange(count)]  # of rows that change places
     if within == "class":

@@ -32,7 +32,7 @@ def null_entry(name: str, null: FloatArray, unit: str) -> Entry:
 def two_layers(
     a: npt.ArrayLike, b: npt.ArrayLike, names: tuple[str, str] = ("a", "b")
 ) -> tuple[FloatArray, FloatArray]:
-    """Return both samples as (rows, units); raise ValueError unless they have the same units."""
+    """Return both samples as (rows, units); ValueError for different units, fewer than 2 rows or values above 1e150."""
     left, right = (units_float64(each, name) for each, name in zip((a, b), names, strict=True))
     if left.shape[1] != right.shape[1]:
         raise ValueError(f"both samples must be of one layer, got {left.shape[1]} and {right.shape[1]} units")
@@ -54,7 +54,7 @@ def equal_rows(a: FloatArray, b: FloatArray, size: int, rng: np.random.Generator
 def random_splits(
     a: FloatArray, b: FloatArray, draws: int, rng: np.random.Generator
 ) -> Iterator[tuple[FloatArray, FloatArray]]:
-    """Yields `draws` random splits of the pooled rows into two samples of the sizes of `a` and `b`."""
+    """Yield `draws` random splits of the pooled rows into two samples of the sizes of `a` and `b`."""
     pooled = np.concatenate([a, b])
     for _ in range(draws):
         order = rng.permutation(len(pooled))

@@ -113,7 +113,7 @@ def disentanglement(
     entropy = np.array([entropy_bits(np.bincount(column)) for column in columns])
     if not entropy.all():
         raise ValueError(f"attribute {int(entropy.argmin())} has one value, of which no unit can know anything")
-    # What the attribute that the second best unit knows most of leaves open.
+    # H(a|a_l) of each attribute a: a_l is the attribute that the second best unit of a knows most of.
     left_open = np.array([_open_bits(columns, a, int(bits[:, k].argmax())) for a, k in enumerate(best[:, 1])])
     return Disentanglement(
         information=bits,

@@ -111,6 +111,7 @@ def fourier_features(weight: npt.ArrayLike, period: int) -> FourierFeatures:
     # A real signal has each frequency twice, as k and -k, but that of half the period once.
     power[:, : (period - 1) // 2] *= 2
     total = power.sum(1)
+    # The largest weight is 1 here: less power than this is the rounding of the given numbers.
     silent = total <= w.shape[1] * (period * rounding(raw)) ** 2
     shares = np.where(silent[:, None], math.nan, power / np.where(silent, 1.0, total)[:, None])
     frequency = np.where(silent, 0, power.argmax(1) + 1)

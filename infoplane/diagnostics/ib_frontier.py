@@ -168,7 +168,7 @@ def _merged(p: FloatArray) -> tuple[FloatArray, FloatArray]:
 def _iterate(
     p_t_x: FloatArray, p_x: FloatArray, p_y_x: FloatArray, beta: float, tol: float, max_iter: int
 ) -> tuple[FloatArray, bool]:
-    """Return p(t|x), (X, T), at the fixed point of the three equations for one beta, and whether it was reached."""
+    """Iterate the equations of `ib_frontier` for one beta: return p(t|x), (X, T), and whether it came to rest."""
     negative_entropy = (p_y_x * np.log(np.where(p_y_x > 0, p_y_x, 1.0))).sum(axis=1)
     before = np.inf
     for _ in range(max_iter):
@@ -193,7 +193,7 @@ def _iterate(
 
 
 def _concave_hull(points: FloatArray) -> FloatArray:
-    """Return the upper hull of points (x, y) from left to right; of points with one x the highest counts."""
+    """Return the upper hull of points (x, y, beta) from left to right; of points with one x the highest counts."""
     order = np.lexsort((points[:, 1], points[:, 0]))
     hull: list[FloatArray] = []
     for point in points[order]:

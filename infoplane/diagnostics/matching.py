@@ -110,7 +110,7 @@ def match_units(
     if n_bins < 2:
         raise ValueError(f"n_bins must be at least 2, got {n_bins}")
     left, right = _same_samples(a, b)
-    scaled = compared = _standardized(left), _standardized(right)
+    standardized = compared = _standardized(left), _standardized(right)
     compare = _correlation
     if measure == "information":
         compared = _one_hot(left, n_bins), _one_hot(right, n_bins)
@@ -124,7 +124,7 @@ def match_units(
         matched=similarity[of_a, of_b],
         best=similarity.max(axis=1),
         chance=float(compare(compared[0], compared[1][shuffled]).max(axis=1).mean()),
-        span=_span(*scaled),
+        span=_span(*standardized),
         measure=measure,
         n_samples=len(left),
         n_units=left.shape[1],

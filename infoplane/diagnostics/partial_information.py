@@ -144,7 +144,10 @@ def _parts(counts: IntArray) -> tuple[tuple[float, float, float, float], float]:
 
 
 def least_joint_information(p: FloatArray) -> tuple[float, float]:
-    """Return min I_Q(Y;X1 X2) in bits over Q with the pairs (X1, Y), (X2, Y) of p (K1, K2, C), and its proven gap."""
+    """Return the least I(Y;X1 X2) in bits over laws with the p(x1, y) and p(x2, y) of `p` (K1, K2, C), and its gap.
+
+    The gap is the number of bits by which the value may lie above the true minimum.
+    """
     # It is reached at the largest H_Q(Y|X1 X2), the dual of which is to maximise <p, a(x1,y) + b(x2,y)> with
     # sum_y exp(a + b) <= 1 for all (x1, x2). With a barrier of weight t the optimum has
     # Q(x1,x2,y) = t exp(a + b) / (1 - sum_y exp(a + b)), and the gap is t for each cell. Pairs of values that do not
@@ -190,18 +193,18 @@ class _Dual:
         return np.asarray(np.exp(a.reshape(self.one.shape)[:, None] + b.reshape(self.two.shape)[None]))
 
     def barrier(self, theta: FloatArray, weight: float) -> float:
-        """Return the function that Newton's method minimises; infinite where sum_y exp(a + b) is 1 or more."""
+        """Return what Newton's method minimises at theta; infinite where sum_y exp(a + b) is 1 or more."""
         with np.errstate(over="ignore"):
             used = self.exponentials(theta).sum(2)
         return float(-self.target @ theta - weight * np.log1p(-used).sum()) if (used < 1).all() else math.inf
 
     def law(self, theta: FloatArray, weight: float) -> FloatArray:
-        """The law Q (K1, K2, C) that belongs to theta at a barrier of this weight."""
+        """Return the law Q (K1, K2, C) that belongs to theta at a barrier of this weight."""
         e = self.exponentials(theta)
         return np.asarray(weight * e / (1.0 - e.sum(2, keepdims=True)))
 
     def minimiser(self, theta: FloatArray, weight: float) -> FloatArray:
-        """The theta that minimises the barrier function, by Newton's method from `theta`."""
+        """Return the theta that minimises the barrier function, by Newton's method from `theta`."""
         for _ in range(MOST_STEPS):
             q = self.law(theta, weight)
             slope = np.concatenate([q.sum(1).ravel(), q.sum(0).ravel()])[self.occurs] - self.target
@@ -231,7 +234,7 @@ class _Dual:
         return np.asarray(square)
 
     def feasible(self, theta: FloatArray, weight: float) -> FloatArray:
-        """A law close to `law` that has exactly the pairs of the samples, by iterative proportional fitting."""
+        """Return a law close to `law` that has the table's p(x1, y) and p(x2, y), by iterative proportional fitting."""
         # Only what is above 0 can be scaled to the sums that are wanted.
         q = np.where(self.possible, np.maximum(self.law(theta, weight), 1e-300), 0.0)
         for _ in range(100):

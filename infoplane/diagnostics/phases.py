@@ -203,7 +203,7 @@ def _smoothed(values: FloatArray, window: int) -> FloatArray:
 
 
 def _turning_points(values: FloatArray, least: float) -> list[int]:
-    """Return the indices of the first value, of extrema in turn that differ by `least` or more, and of the last."""
+    """Return the indices of the first value, of maxima and minima in turn that differ by `least`, and of the last."""
     turns, direction = [0], 0
     low = high = extreme = 0
     # `direction` is 0 until values have moved by `least`, then 1 while they rise and -1 while they fall; an extreme is

@@ -101,7 +101,10 @@ def run_similarity(
 
 
 def _chosen(run: RecordedRun, layers: str | Sequence[str] | None, steps: int | Sequence[int] | None) -> Pairs:
-    """Return the layers and steps that the caller named, in the order of the forward pass and of training."""
+    """Return the layers and steps that the caller named, in the order of the forward pass and as the steps were given.
+
+    ValueError for steps that not all layers have, or for several layers at several steps.
+    """
     keys = _keys(run, [layers] if isinstance(layers, str) else layers)
     common = sorted(set.intersection(*(set(run.steps(key)) for key in keys)))
     if not common:

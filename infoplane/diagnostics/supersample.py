@@ -153,7 +153,10 @@ def supersample_bound(
 
 
 def _rounded(losses: FloatArray, levels: int | None) -> IntArray:
-    """Round losses to whole numbers from 0 to levels - 1; to 0 and 1 without levels."""
+    """Round losses to whole numbers from 0 to levels - 1; to 0 and 1 without levels.
+
+    ValueError for losses outside 0 to 1 and, without levels, for those between.
+    """
     if levels is not None and levels < 2:
         raise ValueError(f"levels must be at least 2, got {levels}")
     if losses.min() < 0 or losses.max() > 1:

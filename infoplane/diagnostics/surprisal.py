@@ -177,7 +177,10 @@ def _of_batches(
 
 
 def _of_sequence(logits: npt.NDArray[np.generic], following: IntArray) -> FloatArray:
-    """Return the surprisals in nats (T,) of the tokens `following` from the logits (T, V) that predict them."""
+    """Return the surprisals in nats (T,) of the tokens `following` from the logits (T, V) that predict them.
+
+    ValueError for tokens outside the vocabulary, or with a surprisal that is not finite.
+    """
     size = logits.shape[1]
     if len(following) and not 0 <= following.min() <= following.max() < size:
         raise ValueError(
