@@ -140,7 +140,7 @@ def get(name: str) -> type[Any]:
             raise ValueError(f"no estimator named {name!r}; closest: {near}; 'infoplane estimators' lists all")
         cls = point.load()
         if (given := getattr(cls, "name", None)) != name:
-            raise ValueError(f"the plug-in {point.value} gives one named {given!r}, its entry point says {name!r}")
+            raise ValueError(f"the plug-in {point.value} gives an estimator {given!r}, its entry point says {name!r}")
         register(cls)
     return _ESTIMATORS[name]
 

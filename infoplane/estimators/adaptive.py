@@ -19,9 +19,9 @@ from infoplane.estimators._registry import register
 from infoplane.estimators._settings import COUNT, Domain, one_of, prepared, setting
 
 _HALF_VALUES = 2**17
-"""Values of a 16-bit snapshot from which a table of all patterns is faster than sorting."""
+"""From so many values in a snapshot of 16-bit floats on, a table of all 65,536 bit patterns is faster than sorting."""
 _BELOW_TANH = -1.000001
-"""Sentinel just below -1, so that the values of a saturated tanh are above it."""
+"""The sentinel (the first edge) of layers that are never below -1: just below it, so that saturated tanh is above."""
 
 
 @register
@@ -140,7 +140,10 @@ class Adaptive(Counting):
         return 18 * samples * units + 64 * samples
 
     def prepare(self, blocks: Blocks, y: Tensor, x: Tensor | None = None) -> Self:
-        """Return this estimator with what "auto" stands for, and edges of the run; NaN snapshots are left out."""
+        """Return this estimator with the sentinel that `low="auto"` stands for, and with `whole_run` the run's edges.
+
+        Snapshots with NaN or infinite values are left out; ValueError if none is left to find these from.
+        """
         found = self
         if self.low == "auto" and self.quantile == "distinct":
             least = min((float(b.amin()) for b in _finite(blocks) if b.numel()), default=math.nan)
@@ -160,12 +163,18 @@ class Adaptive(Counting):
         return CellCounts(self, given, digitize, {"out_of_range": outside, "ties": few})
 
     def _table_pays(self, t: Tensor) -> bool:
-        """Return whether 16-bit values of `t` are so many, and pooled, that a table of all patterns is faster."""
+        """Return whether a table of all 16-bit patterns beats sorting: in large snapshots of pooled edges, on a CPU."""
+        # Pooled: all units of a snapshot share their edges. The table holds cells as bytes, so that it has room for 255
+        # edges. Of a layer in wider floats the answer changes nothing.
         pooled = not (self.per_unit or self.whole_run or on_accelerator(t.device)) and self.quantile == "distinct"
         return pooled and t[:1].numel() >= _HALF_VALUES and self.rule.edges < 255
 
     def _digitizer(self, t: Tensor) -> tuple[EdgeCells | HalfCells, Tensor, Tensor]:
-        """Return the digitizer of `t` (S, N, U), where values are out of range (S,), and where fewer than bins (S,)."""
+        """Return what makes cells of the values of `t` (S, N, U), and the flags `out_of_range` and `ties`, (S,) each.
+
+        `ties` says that there are fewer distinct values above the sentinel than bins; edges of a whole run never raise
+        it.
+        """
         low = self._low(t)
         if self.whole_run:
             edges = self._edges_of_run(t, low)
@@ -186,14 +195,17 @@ class Adaptive(Counting):
         return digitize, outside, (found.number < self.n_bins).view(len(t), -1).any(1)
 
     def _low(self, t: Tensor | None = None) -> float | None:
-        """Return the sentinel as a number, or None for each row's own minimum; `t` where `prepare` has found none."""
+        """Return the sentinel (the first edge) as a number; None where it is each row's own minimum, or there is none.
+
+        For `low="auto"` the values of `t` decide where `prepare` was not called.
+        """
         low: float | str | None = self.low if self.quantile == "distinct" else None
         if low == "auto":
             low = self.sentinel if self.sentinel is not None or t is None else _auto(float(t.amin()))
         return None if isinstance(low, str) else low
 
     def _edges_of_run(self, t: Tensor, low: float | None) -> Tensor:
-        """Return the edges (1, 1 or U, E) of the run in the type of `t`."""
+        """Return the edges (1, 1 or U, E) that `prepare` found, else those of `t` and the sentinel `low`."""
         if self.run_edges is None:
             return run_edges(lambda: iter([t]), low, self.rule, self.per_unit).to(t)[None]
         return self.remembered("run_edges", "edges", t.shape[2] if self.per_unit else 1).to(t)[None]

@@ -30,7 +30,7 @@ FEW_DIMENSIONS = 2.4
 Of generated pairs those of two dimensions showed 1.72 to 2.10, those of four 2.65 and more (0 to 8 nats, 500 to 8,000
 samples, 149 pairs)."""
 AVERAGED = (2, 3, 4, 5)
-"""Neighbours of `knn` that values of classes are the mean over: its default errs as much, and scatters more."""
+"""For classes the value is the mean of `knn` over these numbers of neighbours: its default alone scatters more."""
 _ROWS, _NEIGHBORS = 2000, 3
 """Rows and neighbours that the dimension of a pair is found from."""
 
@@ -133,10 +133,11 @@ class Auto(NoisyMethod):
     def method(self, branch: str) -> Any:
         """Return the estimator of a branch, with the settings that this effort gives it."""
         found = replace(parse(branch), seed=self.seed, **(LOW[branch] if self.effort == "low" else {}))
+        # Noise is drawn in `_Branches`, and a branch takes the inputs of I(X;T) as its targets.
         return replace(found, noise="off") if isinstance(found, NoisyMethod) else found
 
     def prepare(self, blocks: Blocks, y: Tensor, x: Tensor | None = None) -> Self:
-        """Take over the noise of the network, and decide on the first, middle and last finite snapshot."""
+        """Return this estimator with the noise of the network, and branches decided by three snapshots of a run."""
         return super().prepare(blocks, y, x)._decided(_ends(blocks, y), x)
 
     def settled(self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None) -> Self:
@@ -150,7 +151,7 @@ class Auto(NoisyMethod):
         return self._settled(self._given(t, y, x, x_ids))
 
     def _settled(self, given: Given) -> Self:
-        """Return this estimator with its branch, decided on first, middle and last snapshot unless it is already."""
+        """Return this estimator with its branches: those known, else those that three snapshots of `given` lead to."""
         if self.branch is not None:
             return self
         places = sorted({0, len(given.t) // 2, len(given.t) - 1})
@@ -160,6 +161,7 @@ class Auto(NoisyMethod):
         """Return this estimator with the branches that these snapshots (N, U), each with its targets, lead to."""
         noisy = [(with_noise(t, self), y) for t, y in snapshots]
         found = _last(self._choice(t, y) for t, y in noisy)
+        # I(X;T) has a branch of its own, where the inputs are known and the layer has noise.
         inputs = None if x is None or not is_random(self) or not noisy else _inputs(noisy[0][0], x)
         of_x = None if inputs is None else _last(self._choice(t, inputs) for t, _ in noisy)
         branch_xt, reason_xt = (None, None) if of_x is None else of_x
@@ -246,7 +248,7 @@ def _last(choices: Iterable[Branch]) -> Branch:
 
 
 def _of_pair(t: Tensor, other: Tensor) -> Branch:
-    """Return the branch for rows (N, U) and (N, k), by the dimensions that they have together."""
+    """Return the branch for a layer (N, U) and targets or inputs (N, k), by the dimension that both have together."""
     a, b = scaled_block(t, "unit"), scaled_block(other, "unit")
     if min(a.shape[1], b.shape[1]) == 0:
         return Branch("knn", "one side is constant")
@@ -256,13 +258,17 @@ def _of_pair(t: Tensor, other: Tensor) -> Branch:
 
 
 def pair_dimension(a: Tensor, b: Tensor) -> float:
-    """Return the intrinsic dimension of (N, D) and (N, D') together, a distance being the larger of those in each."""
+    """Return the intrinsic dimension of the joint rows of `a` (N, D) and `b` (N, D').
+
+    The distance of two joint rows is the larger one of their distances in `a` and in `b`.
+    """
     k = min(_NEIGHBORS, len(a) - 1)
     return intrinsic_dimension(pair_counts(Points(a), Points(b), k, "open")[0])
 
 
 def _inputs(t: Tensor, x: Tensor) -> Tensor | None:
     """Return the inputs `x` (N, ...) as (N, F) float64 on the device of a layer `t` (N, U)."""
+    # Labels and ids are not read here: the layer stands in for them.
     return Given(t[None], t, x, t).features()
 
 
@@ -276,7 +282,7 @@ def _ends(blocks: Blocks, y: Tensor) -> list[tuple[Tensor, Tensor]]:
 
 def _finite(blocks: Blocks, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield each snapshot (N, U) that is finite throughout, in float32 or float64, with its targets."""
-    # Where another layer is the target, it is another at each step, and `with_targets` has it.
+    # Where the target is another layer, it changes from step to step: `with_targets` yields it beside T.
     with_targets = getattr(blocks, "with_targets", None)
     for block, targets in with_targets() if with_targets else ((t, y) for t in blocks):
         whole = widened(block)

@@ -163,7 +163,11 @@ class Binning(Counting):
         return 16 * samples * units + 64 * samples
 
     def prepare(self, blocks: Blocks, y: Tensor, x: Tensor | None = None) -> Self:
-        """Return this estimator with the range over the run; snapshots with NaN or infinite values are passed over."""
+        """Return this estimator with the extremes over the run, of the layer or of each unit, as its outer edges.
+
+        With a fixed range, or one of each snapshot, it is returned as it is. Snapshots with NaN or infinite values are
+        left out; ValueError if none is left.
+        """
         if self.range not in ("layer", "unit"):
             return self
         lows: list[Tensor] = []  # of every finite snapshot, (1 or U,)
@@ -181,7 +185,7 @@ class Binning(Counting):
         return self.remembering("run_range", pairs)
 
     def values(self, t: Tensor) -> Tensor:
-        """Return `t`; whole numbers that float64 would mix up become numbers in the cells of a fixed width."""
+        """Return `t`; with a fixed width, whole numbers too large for float64 become floats in the same cells."""
         return t if self.width is None else whole_cells(t, self.width)
 
     def start(self, given: Given) -> CellCounts:
@@ -191,9 +195,10 @@ class Binning(Counting):
         return CellCounts(self, given, digitize, {"out_of_range": digitize.outside})
 
     def _cells(self, t: Tensor) -> _Cells:
-        """Return the digitizer, with outer edges (1 or S, 1, 1 or U) in the dtype of `t`."""
+        """Return what makes cells of `t` (S, N, U), with outer edges (1 or S, 1, 1 or U) in the dtype of `t`."""
         assert self.n_bins is not None  # there is no `width`
         of_snapshot = self.range in ("snapshot", "snapshot_unit")
+        # Known: the edges are the extremes of `t` itself, so that no value lies beyond them.
         known = of_snapshot or (isinstance(self.range, str) and self.run_range is None)
         if known:
             low, high = _extremes(t, self.range in ("unit", "snapshot_unit"))
@@ -224,13 +229,13 @@ def _extremes(t: Tensor, per_unit: bool) -> tuple[Tensor, Tensor]:
         return t.amin(1, keepdim=True), t.amax(1, keepdim=True)
     if on_accelerator(t.device) or t[0].numel() < _ONE_PASS:
         return t.amin((1, 2), keepdim=True), t.amax((1, 2), keepdim=True)
-    # Both in one pass over memory, which aminmax does along no axis only.
+    # `aminmax` finds both in one pass over memory, but only without an axis: it is called for each snapshot.
     found = torch.stack([torch.stack(torch.aminmax(snapshot)) for snapshot in t])
     return found[:, 0, None, None], found[:, 1, None, None]
 
 
 class _FixedWidth:
-    """Cells floor(t / width), in the dtype of t; their bounds follow from the values seen so far."""
+    """Makes cells of values: floor(t / width), in the dtype of t; their bounds follow from the values seen so far."""
 
     def __init__(self, t: Tensor, width: float) -> None:
         """Guess the bounds of the cells from some values of the last snapshot of `t` (S, N, U)."""
@@ -245,20 +250,23 @@ class _FixedWidth:
             self(t[-1:, : max(1, _SAMPLE // t.shape[2])], 0, False)
 
     def __call__(self, values: Tensor, first: int, probing: bool) -> Tensor:
-        """Return the cells of `values` (s, n, U), or their digits (s, n, digits U), whatever the snapshot or units."""
+        """Return the cells of `values` (s, n, U), or their digits (s, n, digits U); `first`, `probing` are not used."""
         cells = torch.div(values, self.width, out=self.scratch.view(values.shape, values.dtype, values.device)).floor_()
         low, high = (float(v) for v in torch.aminmax(cells))
         if not self.first <= low <= high <= self.last:
             self._widen(low, high)
         if self.digits == 1:
             return cells
-        # Cells too many for one whole number each are told apart by the 16-bit digits of their float code.
+        # Cells too many for one whole number each: the bits of the float are cut into whole numbers of 16 bits.
         code = cells.add_(0.0)  # -0.0 and 0.0 are one cell
         whole = code.view(torch.int32 if code.dtype == torch.float32 else torch.int64)
         return torch.cat([(whole >> (16 * k)) & 0xFFFF for k in range(self.digits)], dim=-1)
 
     def _widen(self, low: float, high: float) -> None:
-        """Widen the bounds of the cells to `low` and `high`; cells get several digits where these are far apart."""
+        """Widen the bounds of the cells to the cells `low` and `high`; far apart, each cell gets several digits.
+
+        ValueError for NaN and infinity, and for a width so small that dividing by it overflows.
+        """
         if not (math.isfinite(low) and math.isfinite(high)):
             refuse_nonfinite(self.t)
             raise ValueError(f"width={float(self.width):g} is too fine for the largest values in {self.t.dtype}")
@@ -268,7 +276,8 @@ class _FixedWidth:
             self.digits, self.low, self.radix = self.t.element_size() // 2, 0, _MAX_RADIX
         elif self.digits == 1:
             if (self.last - self.first + 1) ** self.t.shape[2] > 2**63:
-                # The keys will be hashes, which wider bounds cost little.
+                # Cells of all units do not fit one 64-bit key: keys are hashes, to which wider bounds cost little. With
+                # twice the bounds they are seldom widened again.
                 self.first, self.last = 2 * self.first, 2 * self.last
             self.low, self.radix = self.first, self.last - self.first + 1
 
@@ -279,7 +288,7 @@ class _FixedWidth:
 
 
 class _Cells:
-    """Equal-width cells 0 to n - 1 (n with `nearest`) between the outer edges, -1 below, one more above."""
+    """Makes equal cells of values: 0 to n - 1 (n with `nearest`) between the outer edges, -1 below, one more above."""
 
     def __init__(self, t: Tensor, low: Tensor, high: Tensor, n: int, *, nearest: bool, top: str, known: bool) -> None:
         """Take the outer edges `low` and `high` (1 or S, 1, 1 or U); `known` says that all of `t` lies within."""
@@ -292,7 +301,7 @@ class _Cells:
         step = span / n
         self.odd = ~torch.isfinite(span) | ((step < torch.finfo(t.dtype).tiny) & (span > 0))
         self.any_odd = bool(self.odd.any())
-        # Without a span everything but the one value lies beyond it.
+        # Where both edges are one value, a tiny step puts every other value far beyond them.
         self.step = torch.where(span > 0, step, torch.finfo(t.dtype).tiny)
         self.low, self.radix, self.digits = 0, self.last + 1, 1
         self.outside = torch.zeros(len(t), dtype=torch.bool, device=t.device)
@@ -310,14 +319,17 @@ class _Cells:
             least, most = (float(v) for v in torch.aminmax(place))
             if not (math.isfinite(least) and math.isfinite(most)):
                 refuse_nonfinite(self.t)
-            # Rounding may put a value just beyond `high` just below n.
+            # With a margin: rounding may bring a value just above `high` to a place just below n.
             if least < 0 or most > self.n * (1 - 1e-5):
                 return self._bounded(place, values, low, high, snapshots)
         cells = place.round_() if self.nearest else place.floor_()
         return cells.clamp_(max=self.last) if self.known else cells
 
     def _bounded(self, place: Tensor, values: Tensor, low: Tensor, high: Tensor, snapshots: slice) -> Tensor:
-        """Return cells from places (in cell widths above the lower edge): 0 to `last`, -1 below, last + 1 above."""
+        """Return cells 0 to `last`, -1 below and last + 1 above the edges, and note which snapshots are out of range.
+
+        `place` holds the `values` in cell widths above the lower edge; it is overwritten.
+        """
         cells = place.round_() if self.nearest else place.floor_()
         cells.clamp_(min=0, max=self.last)
         below, above = values < low, (values >= high if self.open else values > high)
@@ -328,6 +340,7 @@ class _Cells:
                 top = max(self.low + self.radix - 1, cell)
                 self.low = min(self.low, cell)
                 self.radix = top - self.low + 1
+        # With an open top a value at `high` has the cell above, but is in range.
         self.outside[snapshots] |= (below | (values > high)).flatten(1).any(1)
         return cells
 
@@ -343,7 +356,7 @@ class _Cells:
 
 
 def _scaled_place(values: Tensor, low: Tensor, high: Tensor, n: int) -> Tensor:
-    """Return (values - low) / ((high - low) / n) in the type of `values`, also where high - low leaves its range."""
+    """Return (values - low) / ((high - low) / n) in the type of `values`, which may be too narrow for high - low."""
     # In float64, with small numbers made larger and large ones smaller.
     scale = torch.where(torch.isfinite(high - low), 2.0**100, 0.25).double()
     low, high = low.double() * scale, high.double() * scale

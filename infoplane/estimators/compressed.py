@@ -32,9 +32,9 @@ DRIFT = 0.2
 HIDDEN = 0.08
 """Nats that dropped components may tell beyond the kept ones."""
 UNSURE, TAILED = 0.15, 4.0
-"""Standard error in nats, and the same times sqrt(N): Gaussians of up to 4 and 4 dimensions have about 2.5."""
+"""Largest trusted standard error, in nats or in nats times sqrt(N): Gaussians of 4 and 4 dimensions have about 2.5."""
 CHUNK, FOLDS, PARTS = 8, 2, 5
-"""Snapshots trained at once; halves of the rows, each read with the codes of the other, a fifth of which is checked."""
+"""Snapshots trained at once; halves, each read by codes trained on the other; parts of a half, one to choose a step."""
 ROWS_A_DIMENSION = 20
 """Training rows for each coordinate of a code, below which there are few samples."""
 
@@ -178,11 +178,11 @@ class Compressed(NoisyMethod):
 
     @property
     def min_samples(self) -> int:
-        """Enough neighbours for every sample of each part that is read together."""
+        """Return the least number of samples: each part of the rows that is read by itself needs enough neighbours."""
         return (FOLDS if self.code == "autoencoder" else 1) * max(self.n_neighbors + 2, 10)
 
     def start(self, given: Given) -> _Codes:
-        """Return the codes of X and of real targets."""
+        """Return the problem of one call, which begins with the codes of X and of real targets."""
         return _Codes(self, given) if self.code == "pca" else _LearnedCodes(self, given)
 
 
@@ -204,7 +204,7 @@ class _Codes(Problem):
         self.find(given.x_ids)
 
     def find(self, x_ids: Tensor) -> None:
-        """Set the codes of X and of targets, None where they are missing or constant."""
+        """Set the codes of X and of real targets, None where missing or constant; `x_ids` is not used here."""
         self.code_x = None if self.x is None else self._code(self.x, "x")
         self.code_y = None if self.targets is None else self._code(self.targets, "y")
         self.constant = self.code_y is None  # which only real targets ask for
@@ -218,7 +218,7 @@ class _Codes(Problem):
         if "few" in found:  # only trained codes count their rows
             shared["few_samples"] = found["few"]
 
-        def of(name: str, key: str, flags: Flags, ceiling: Tensor | None = None, estimand: str = "") -> Quantities:
+        def in_bits(name: str, key: str, flags: Flags, ceiling: Tensor | None = None, estimand: str = "") -> Quantities:
             """Return the quantity `name` in bits from the numbers `key` in nats, flagged where a check doubts it."""
             value, half = found[key] * BITS_PER_NAT, found[f"{key} error"] * BITS_PER_NAT * Z_95
             doubtful = found[f"{key} doubtful"]
@@ -228,15 +228,15 @@ class _Codes(Problem):
             return report(name, value, half=half, flags=flags, ceiling=ceiling, estimand=estimand)
 
         if self.continuous:
-            out = of("I(T;Y)", "i_ty", {"degenerate": found["degenerate"] | self.constant})
+            out = in_bits("I(T;Y)", "i_ty", {"degenerate": found["degenerate"] | self.constant})
         else:
             counts = torch.bincount(self.y)
             # In each part that is read apart a class needs more rows than neighbours, and than dimensions and one.
             few = int(counts.min()) <= self.halves * max(self.config.n_neighbors, self.config.dims + 1)
             flags = {"single_class": len(counts) == 1, "few_samples": shared.get("few_samples", False) | few}
-            out = of("I(T;Y)", "i_ty", flags, ceiling=entropy_of_counts(counts))
+            out = in_bits("I(T;Y)", "i_ty", flags, ceiling=entropy_of_counts(counts))
         if self.random:
-            out |= of("I(X;T)", "i_xt", {}, estimand="noisy-population")
+            out |= in_bits("I(X;T)", "i_xt", {}, estimand="noisy-population")
         return out | report(self.kept, found["kept"], unit="share", flags={"degenerate": found["degenerate"]})
 
     def _code(self, block: Tensor, role: Role) -> Code | None:
@@ -246,7 +246,7 @@ class _Codes(Problem):
         return code if code.rows.shape[1] else None
 
     def snapshot(self, layer: Tensor) -> dict[str, Number]:
-        """Return both informations in nats with errors and doubts, and what the code of one layer (N, U) keeps."""
+        """Return I(T;Y) and I(X;T) of one layer (N, U) in nats, with errors and doubts, and what its code keeps."""
         constant = bool((layer == layer[:1]).all())
         code = None if constant else self._code(with_noise(layer, self.config), "t")
         kept, tied = (0.0, 0.0) if code is None else (code.kept, code.tied)
@@ -260,7 +260,7 @@ class _Codes(Problem):
         return out
 
     def _information(self, code: Code, other: Code | Tensor) -> tuple[Part, float]:
-        """Return the information of a code with a code or classes (N,), and nats that dropped coordinates would add."""
+        """Return the information of a code with another or with classes (N,), and nats that dropped coordinates add."""
         k = self.config.n_neighbors
         if isinstance(other, Code):
             whole = torch.cat([other.rows, other.dropped], 1)
@@ -270,7 +270,7 @@ class _Codes(Problem):
         return class_information(code, other, k), _hidden(code, members, members) if members.shape[1] else 0.0
 
     def _doubtful(self, part: Part, hidden: float, codes: list[Code]) -> bool:
-        """Return whether some check doubts the information `part` of these codes; `hidden` nats would be added."""
+        """Return whether some check doubts the information `part` of these codes, which drop `hidden` nats."""
         # psi(N) and psi(k), whose difference is the most that neighbours can show.
         n, k = torch.tensor([len(codes[0].rows), self.config.n_neighbors], device="cpu").double().digamma().tolist()
         return bool(
@@ -293,7 +293,10 @@ class _LearnedCodes(_Codes):
 
     @torch.inference_mode(False)
     def find(self, x_ids: Tensor) -> None:
-        """Cut the rows into parts by input, take the other sides, and train codes for those that know nothing of T."""
+        """Cut the rows into parts, note the other sides, X and Y, and train their codes where these do not depend on T.
+
+        Rows of one input in `x_ids` (N,) fall into one part. Each half of the rows has `PARTS` parts.
+        """
         self.part_of_row = fold_of_row(x_ids, FOLDS * PARTS, self.config.seed)
         y = self.y[:, None] if self.targets is None else self.targets
         if self.config.cross and not self.continuous:  # a decoder tells the class
@@ -303,20 +306,20 @@ class _LearnedCodes(_Codes):
             self.others["x"] = self.x.detach()[None]
         self.constant = bool(is_constant(self.others["y"]))
         self.coded: list[Role] = [role for role in self.others if role == "x" or self.continuous]
-        # Codes that know nothing of T are the same in all snapshots.
+        # Classes need no code. Without `cross` the other codes are the same for every T: they are trained once.
         known = [] if self.config.cross else self.coded
         self.known = {role: self._side(self.others[role], None, role) for role in known}
         self.few = (PARTS - 1) * self.samples < FOLDS * PARTS * ROWS_A_DIMENSION * self.config.dims
 
     def _side(self, blocks: Tensor, other: Tensor | None, role: Role) -> LearnedSide:
-        """Train codes for one side (S, N, D), which tell of the `other` side (S, N, D'), too, where it is given."""
+        """Train codes that are to rebuild one side (S, N, D), and the `other` (S, N, D'), too, where it is given."""
         first = _STREAM * (4 + "txy".index(role)) + FOLDS * self.config.seed  # 1 to 3 are the seeds of `_code`
         rows = Rows.of(self.part_of_row, PARTS, range(first, first + FOLDS))
         return LearnedSide.of(blocks, other, rows, self.config.dims, self.config.steps)
 
     @torch.inference_mode(False)
     def chunk(self, t: Tensor) -> dict[str, Tensor]:
-        """Return the numbers (S,) of snapshots (S, N, U) that are trained together, with every other side."""
+        """Train codes for snapshots `t` (S, N, U) together; return numbers (S,) with each other side, as `_numbers`."""
         layers = torch.stack([with_noise(layer, self.config) for layer in t.detach()])
         plain = None if self.config.cross else self._side(layers, None, "t")
         out: dict[str, Tensor] = {}
@@ -327,11 +330,11 @@ class _LearnedCodes(_Codes):
             if self.config.cross and role in self.coded:
                 other = self._side(other_blocks, layers, role)
             numbers = [self._numbers(s, side_t, other, role) for s in range(len(t))]
-            out = side_by_side(numbers, t.device) | out  # what is of T alone is of its first pair
+            out = side_by_side(numbers, t.device) | out  # of T alone: from its first pair
         return out
 
     def _numbers(self, s: int, side_t: LearnedSide, other: LearnedSide | None, role: Role) -> dict[str, Number]:
-        """Return the numbers of snapshot `s` with another side (None for classes), as the mean over both halves."""
+        """Return the information of snapshot `s` with `other` (None: classes), errors, doubts: means of halves."""
         sides, total, hidden = [side_t] if other is None else [side_t, other], NOTHING, 0.0
         codes: list[Code] = []
         for half in range(FOLDS):
@@ -358,14 +361,18 @@ class _LearnedCodes(_Codes):
         }
 
     def _half(self, side: LearnedSide, s: int, rows: Tensor, role: Role) -> Code | None:
-        """Return the code of some rows of snapshot `s`, with what it does not rebuild as its dropped coordinates."""
+        """Return the code of some rows of snapshot `s`, what it leaves as `dropped`; None where they are constant."""
         block, left = side.of_rows(s, rows)
         code = self._code(block, role)
         return code if code is None or left is None else dataclasses.replace(code, dropped=left[:, left.any(0)])
 
 
 def _hidden(code: Code, linear: Tensor, products: Tensor) -> float:
-    """Return nats that dropped components add: on `linear` (N, q) linearly, on `products` (N, q') by their products."""
+    """Return the nats that the dropped coordinates of a code tell of another side, beyond those kept.
+
+    What they tell linearly is taken of the columns `linear` (N, q), what products of two coordinates tell of `products`
+    (N, q').
+    """
     if code.dropped.shape[1] == 0:
         return 0.0
     nats = hidden_information(code.rows, code.dropped, linear)

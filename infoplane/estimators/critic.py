@@ -41,7 +41,7 @@ PRODUCTS = 16
 RATIO_LOSSES = ("anchor", "js")
 """Losses whose optimum is the log ratio itself."""
 OVERSHOOT = 0.5
-"""Nats that the log-mean of a ratio over strangers may be from 0."""
+"""Nats by which the log-mean of a density ratio over strangers, rows of other pairs, may differ from 0."""
 NEAR_CEILING = 0.9
 """Share of log2 n from which "lower" is saturated."""
 FEW_STRANGERS = 0.5
@@ -188,11 +188,11 @@ class Critic(NoisyMethod):
 
     @property
     def min_samples(self) -> int:
-        """Two rows to be read in every fold."""
+        """Return the least number of samples: four for every fold."""
         return 4 * self.folds
 
     def start(self, given: Given) -> _Contrasts:
-        """Return the other sides, and which rows are trained on, choose the step and are read."""
+        """Return the problem of one call: the other sides, and the rows to train on, to choose the step and to read."""
         return _Contrasts(self, given)
 
 
@@ -234,11 +234,11 @@ class _Contrasts(Problem):
         return len(self.t)  # which `chunk` cuts into stacks
 
     def chunk(self, t: Tensor) -> dict[str, Tensor]:
-        """Train critics for snapshots `t` (S, N, U), as many at a time as memory takes; return as `_stack`."""
+        """Train critics for snapshots `t` (S, N, U), as many at a time as memory takes; return what `_stack` does."""
         return in_stacks(t, self.config.bytes_per_snapshot(self.samples, self.units), self._stack)
 
     def _stack(self, t: Tensor) -> dict[str, Tensor]:
-        """Return the numbers (S,) of snapshots (S, N, U) that are trained together, with every other side."""
+        """Train critics of snapshots `t` (S, N, U) together; return numbers (S,): for each pair those of `_pair`."""
         layers = [self._marginal(with_noise(layer, self.config), _TIES_T) for layer in t]
         out = {
             "degenerate": torch.tensor([layer.columns.shape[1] == 0 for layer in layers], device=t.device),
@@ -254,14 +254,18 @@ class _Contrasts(Problem):
         return out
 
     def _pair(self, layers: list[Marginal], other: Marginal) -> dict[str, Tensor]:
-        """Return the numbers (S,) in nats of the layers with one other side."""
+        """Train critics for the layers with one other side, and return numbers (S,) in nats, by name.
+
+        "held out" and "own" are the information read from rows that the critics were not trained on and that they
+        were, "half" is half of a 95 % interval, "gap" what the two ways to normalise differ by. "steep" and "doubtful"
+        are bool.
+        """
         config, shape = self.config, (len(layers), self.config.folds)
-        # "held out" and "own" are read from rows that the critics were not trained on and that they were.
         critics = self._critics(layers, other)
         steep = is_steep(critics.correlations, len(self.fitted[0])).any(1)
         doubtful = critics.train(self.fitted, self.checked, self.seeds)
-        # (2, S, F, n): without and with the own pair among the rows that normalise; near strangers are rare where both
-        # differ much.
+        # (2, S, F, n) log ratios, normalised by strangers alone, and with a row's own partner among them. Where these
+        # two differ much, few strangers are near.
         ratios = critics.log_ratios(self.read, self.negatives).double().view(2, *shape, -1)
         held_out, gap = ratios.mean(0), ratios[0] - ratios[1]
         trained_on = self.negatives[:, :READ]
@@ -330,7 +334,7 @@ class _Contrasts(Problem):
             "unreliable": found[f"{name} doubtful"] | overfitted,
             "saturated": (bits("gap") > FEW_STRANGERS * BITS_PER_NAT) | (found[f"{name} steep"] & ~constant),
         }
-        # What speaks against the bound alone, against the scores as log ratios, and against the Gaussian start.
+        # Doubts of the bound "lower" alone, of the scores as log ratios, and of the Gaussian as a start.
         near_most = flags["saturated"] | (lower > NEAR_CEILING * most)
         no_ratios = bits("z") > OVERSHOOT * BITS_PER_NAT
         not_gaussian = found.get(f"{name} off ground", torch.zeros_like(constant)) & ~constant

@@ -153,8 +153,11 @@ class _Divergence(KernelProblem):
         return out
 
     def _conditional(self, t: Tensor, y: Tensor, kernel_x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return D_CS(p(y|x); p(t|x)) of targets `y` (N, k) and outputs `t` (S, N, k), and where they never meet."""
-        # Both are (S,).
+        """Return the divergence (S,) in bits of outputs `t` (S, N, k) from targets `y` (N, k) given X, and doubts (S,).
+
+        This is the Cauchy-Schwarz divergence D_CS(p(y|x); p(t|x)) with the kernel of X (1, N, N). It is doubtful where
+        outputs are so far from all targets that every kernel between them is 0.
+        """
         samples = len(y)
         if self.config.standardize:
             scale = y.std(0, correction=0)
@@ -183,7 +186,7 @@ class _Side:
     def information(self, other: _Side) -> Tensor:
         """Return I_CS (S,) in bits between this variable and another, from their kernels."""
         samples = self.kernel.shape[1]
-        # sum_ij K_ij L_ij, by a product with the factor where there is one: no N^2 matrix more.
+        # sum_ij K_ij L_ij of both kernels; a product with the factor of classes takes no further N^2 matrix.
         if self.factor is not None:
             joint = ((other.kernel @ self.factor) * self.factor).sum((1, 2))
         else:

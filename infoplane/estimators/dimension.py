@@ -156,8 +156,9 @@ def _both(distances: Tensor) -> tuple[float, float]:
 
 
 def _two_nearest(first: Tensor, second: Tensor) -> float:
-    """Return the TwoNN dimension (Facco et al. 2017, eq. 5) from distances (N,) to both nearest; 0 if all rows meet."""
-    x = (second / first)[first > 0].log().sort().values
+    """Return the TwoNN dimension (Facco et al. 2017, eq. 5) from distances (N,) to both nearest; 0 if none fits."""
+    x = (second / first)[first > 0].log().sort().values  # log mu of the rows without an equal
+    # F: the share of rows up to each of them.
     share = torch.arange(1, len(x) + 1, dtype=x.dtype, device=x.device) / max(len(x), 1)
     kept = int(KEPT * len(x))
     x, y = x[:kept], -torch.log1p(-share[:kept])

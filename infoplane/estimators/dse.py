@@ -217,7 +217,7 @@ def _normalized(kernel: Tensor) -> Tensor:
 
 
 def _drawn_by_input(x_ids: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    """Return `size` random rows (size,), one input of `x_ids` (N,) after the other: classes hold whole inputs, too."""
+    """Draw `size` row numbers (size,): all rows of one random input of `x_ids` (N,) after the other, as in a class."""
     place = torch.randperm(int(x_ids.max()) + 1, generator=generator, device="cpu").argsort().to(x_ids.device)
     return torch.argsort(place[x_ids], stable=True)[:size]
 

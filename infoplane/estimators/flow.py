@@ -164,16 +164,16 @@ class FlowMatching(NoisyMethod):
     folds: int = setting(4, at_least(2))
 
     def bytes_per_snapshot(self, samples: int, units: int) -> int:
-        """The layer with its ranks, the coordinates of every fold, and the activations of a batch."""
+        """Return the bytes of the layer with its ranks, coordinates of every fold, and activations of a batch."""
         return 40 * samples * units + self.folds * _bytes_of_fold(samples, MOST_MOVED, MOST_MOVED)
 
     @property
     def min_samples(self) -> int:
-        """One in each part."""
+        """Return the least number of samples: one in each of the two parts of every fold."""
         return 2 * self.folds
 
     def start(self, given: Given) -> _CarriedPairs:
-        """The sides that every snapshot is paired with, and the folds."""
+        """Return the problem of one call: the sides that every snapshot is paired with, and the folds."""
         return _CarriedPairs(self, given)
 
 
@@ -266,7 +266,7 @@ class _CarriedPairs(Problem):
         self.plan = TrainingPlan(RATE, DECAY, BATCH, config.steps, every=EVERY, patience=PATIENCE, cosine=True)
 
     def rows(self, direction: int) -> Rows:
-        """Return the row numbers by fold; `direction`, 0 or 1 (see `_FoldCoordinates.sides`), decides the seeds."""
+        """Return which rows each fold trains on, checks and reads, with seeds by `direction`: 0 if T moves, or 1."""
         first = self.config.folds * self.config.seed
         # No two folds, directions or values of `seed` share one.
         seeds = [2 * (first + fold) + direction for fold in range(self.config.folds)]
@@ -292,7 +292,7 @@ class _CarriedPairs(Problem):
         return found
 
     def _trained(self, layers: list[_Side], other: _Side) -> dict[str, Tensor]:
-        """Train layers of one size with the other side, as many at a time as memory takes; return as `_stack`."""
+        """Train networks for layers of equally many components, some at a time as memory allows; return as `_stack`."""
         each = self.config.folds * _bytes_of_fold(self.samples, layers[0].moved, other.moved)
         numbers = torch.arange(len(layers), device=self.t.device)
         most = most_at_once(self.config.folds, self.t.device)
@@ -424,7 +424,7 @@ class _FoldCoordinates(NamedTuple):
         return Sides(moving, still, _wide(self.correlations, moving.shape[3]).float())
 
     def pointwise(self, fold_of_row: Tensor) -> Tensor:
-        """Return (S, N) the log ratio of each row less the mean, in the coordinates of the fold (N,) that reads it."""
+        """Return each row's Gaussian log ratio (S, N) less the mean, from the fold (N,) that reads the row."""
         ratio = self.ratio.gather(1, fold_of_row.expand(len(self.ratio), 1, -1))[:, 0]
         return ratio - ratio.mean(1, keepdim=True)
 

@@ -34,7 +34,7 @@ from infoplane.estimators._scaling import zscore
 from infoplane.estimators._settings import Domain, setting
 
 STRONG, HIDDEN = 0.9, 0.1
-"""Nats that shrinkage may hide of strong correlations."""
+"""Correlation above which one is strong, and nats of strong ones that shrinkage may hide."""
 SINGULAR = 1e-9
 """1 - rho^2 from which T and Y are functions of each other: 10 nats in one direction."""
 
@@ -215,6 +215,6 @@ def strong_unshrunk(found: Canonical) -> Tensor:
 
 
 def shrunk_away(found: Canonical) -> float:
-    """Return the nats that shrinkage hides: of strong correlations without it, less with it."""
+    """Return the nats that shrinkage hides: those of strong correlations without it, less those of the same with it."""
     shown = found.correlations[found.correlations > STRONG]
     return float(canonical_nats(strong_unshrunk(found)) - canonical_nats(shown))

@@ -254,7 +254,10 @@ def _nuclear_norms(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _distance_ratio(z: Tensor, y: Tensor) -> Tensor | None:
-    """Return the mean distance (S,) of pairs within classes over that between, `z` (S, N, U); None if one is empty."""
+    """Return the mean distance (S,) of rows `z` (S, N, U) of one class, divided by that of rows of different classes.
+
+    It is None if there are no pairs of one kind, and 1 where all rows are equal.
+    """
     n = len(y)
     counts = torch.bincount(y)
     pairs_within = int((counts * (counts - 1)).sum()) // 2

@@ -189,11 +189,14 @@ class _Bounds(MixtureProblem):
         return out | {"degenerate": (spread == 0.0) | (std == 0.0)}
 
     def _bounds(self, sums: KernelSums) -> tuple[Tensor, Tensor]:
-        """Return upper and lower bound, () in bits, of the mixture's information, from sums of both kernels."""
+        """Return upper and lower bound, () in bits, of I(X;T+Z), from the rows' sums of the narrow and wide kernel."""
         return log2_ratio_mean(self.samples, sums.narrow), log2_ratio_mean(self.samples, sums.wide)
 
     def _within(self, layer: Tensor, noise: float, groups: Grouping | None) -> tuple[Tensor, Tensor]:
-        """Return upper and lower bound, () in bits, of what tells the rows of a group apart, averaged over all rows."""
+        """Return upper and lower bound, () in bits, of what T+Z tells of a row within its group: means over all rows.
+
+        Rows that are alone in their group are not in `groups` and add 0.
+        """
         if groups is None:  # every row is alone in its group
             return self.zero(), self.zero()
         rows = CentredRows(layer, noise, order=groups.order, wide=True, dtype=self.dtype)
@@ -228,11 +231,11 @@ class _Bounds(MixtureProblem):
         return out
 
     def _shuffled_within(self, layer: Tensor, noise: float, sums: KernelSums, dtype: torch.dtype) -> Tensor:
-        """Return the upper bound (R,) within the shuffled classes of each draw; `dtype` is that of the blocks."""
+        """Return the upper bound (R,) of what T+Z tells of a row within its shuffled class, for each of R shuffles."""
         groups = self.classes
         if self.shuffled is None:  # one class
             return log2_ratio_mean(groups.size, sums.narrow_within).expand(self.config.null_draws)
-        if self.null is not None and sums.columns is not None:
+        if self.null is not None and sums.columns is not None:  # sums by class are there already
             own = self.null.own_sums(sums.columns, sums.narrow)
             size = torch.tensor(groups.counts, device=own.device).double()[self.shuffled]
             return log2_ratio_mean(size, own)

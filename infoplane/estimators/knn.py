@@ -157,16 +157,16 @@ class KNN(Method):
     seed: int = 0
 
     def bytes_per_snapshot(self, samples: int, units: int) -> int:
-        """The scaled snapshot in float64 and its factors for the products."""
+        """Return the bytes of the scaled snapshot in float64, and of its factors for products of rows."""
         return 40 * samples * units + 400 * samples
 
     @property
     def min_samples(self) -> int:
-        """Neighbours for every sample, and some more."""
+        """Return the least number of samples: k neighbours for every sample and one more, or ten."""
         return max(self.n_neighbors + 2, 10)
 
     def start(self, given: Given) -> _Neighbors:
-        """The targets in one scale, or the classes."""
+        """Return the problem of one call: scaled targets, or classes; ValueError if the formula takes no such Y."""
         kind, allowed = ("continuous targets", _CONTINUOUS) if given.y.is_floating_point() else ("classes", _DISCRETE)
         if self.formula not in allowed:
             raise ValueError(f"formula {self.formula!r} does not take {kind}; choose from {', '.join(allowed)}")
@@ -184,7 +184,7 @@ class _Neighbors(Problem):
         self.side = scaled_block(self.y.reshape(len(self.y), -1), config.scale) if self.continuous else self.y
 
     def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
-        """I(T;Y) in bits with its ceiling and flags."""
+        """Return I(T;Y) in bits with its ceiling and flags."""
         value = found["nats"] * BITS_PER_NAT
         flags: dict[str, Tensor | bool] = {"degenerate": found["degenerate"], "ties": found["tied"] > TIED}
         if self.continuous:
@@ -201,18 +201,21 @@ class _Neighbors(Problem):
         return report("I(T;Y)", value, ceiling=ceiling, flags=flags)
 
     def snapshot(self, layer: Tensor) -> dict[str, Number]:
-        """The fields of `NeighborValue` for a layer (N, U), and "off": whether neighbours are too far."""
+        """Return the fields of `NeighborValue` for a layer (N, U), and "off": whether neighbours are too far."""
         rows = scaled_block(layer, self.config.scale)
         if rows.shape[1] == 0 or (self.continuous and self.side.shape[1] == 0):
             found = NeighborValue(nats=rows.new_zeros(()), degenerate=True)
         else:
             found = _information(self.config, rows, self.side)
-        # Estimates that only check are made where the distances look near.
+        # The costly checks of `_off` are made only where the intrinsic dimension raises no doubt.
         off = _crowded(found, len(rows)) or (not only_values() and self._off(layer, rows, found))
         return {**found._asdict(), "off": off}
 
     def _off(self, layer: Tensor, rows: Tensor, found: NeighborValue) -> bool:
-        """Whether the value shows that neighbours are not near enough: see the docstring of `KNN`."""
+        """Return whether further estimates show that neighbours are not near enough, by the rules in `KNN`.
+
+        `rows` are the scaled layer, and `found` its value.
+        """
         n, nats, scale = len(rows), float(found.nats), self.config.scale
         # With so few samples nothing can be checked; the value of a constant side is right as it is.
         if found.degenerate or n < 4 * (self.config.n_neighbors + 2):
@@ -231,12 +234,15 @@ class _Neighbors(Problem):
         return self._loses(halves[0], n, nats)
 
     def _half(self, rows: Tensor, part: Tensor) -> tuple[Tensor, Tensor]:
-        """Some of the rows with their targets, or with their classes, numbered anew."""
+        """Return the rows `part` (n,) of the layer, and their targets or their classes, numbered anew from 0."""
         side = self.side[part]
         return rows[part], side if self.continuous else torch.unique(side, return_inverse=True)[1]
 
     def _loses(self, half: tuple[Tensor, Tensor], samples: int, nats: float) -> bool:
-        """Whether Gaussian pairs of this information and as many rows and dimensions are found `LOST` nats too low."""
+        """Return whether this method finds too little in Gaussian pairs of as much information, rows and dimensions.
+
+        Too little is by more than `LOST` nats. The dimensions are those of `half`, some rows and their targets.
+        """
         units = [_dimension(side[:_DIMENSION_ROWS], self.config.metric) for side in half]
         rows = min(samples, max(1000, min(samples // 2, 2000)))
         kept = _kept(self.config, rows, (units[0], units[1]), math.ceil(10.0 * nats), str(half[0].device))
@@ -245,7 +251,7 @@ class _Neighbors(Problem):
 
 
 def _information(config: KNN, rows: Tensor, side: Tensor) -> NeighborValue:
-    """Information in nats of scaled rows (N, D) and scaled targets (N, D') or classes (N,), by the settings."""
+    """Return the information in nats of scaled rows (N, D) and scaled targets (N, D') or classes (N,)."""
     k, metric, formula = config.n_neighbors, config.metric, config.formula
     if side.is_floating_point():
         return pair_information(rows, side, k, metric, formula=formula, jitter=config.jitter, seed=config.seed)
@@ -253,19 +259,22 @@ def _information(config: KNN, rows: Tensor, side: Tensor) -> NeighborValue:
 
 
 def _nats(config: KNN, rows: Tensor, side: Tensor) -> float:
-    """The information in nats as a float."""
+    """Return the information in nats as a float."""
     return float(_information(config, rows, side).nats)
 
 
 @functools.lru_cache(maxsize=1024)
 def _kept(config: KNN, rows: int, units: tuple[int, int], tenths: int, device: str) -> float:
-    """`kept_of_gaussian` at so many tenths of a nat, remembered since all snapshots of a run ask for it."""
+    """Return the share of a Gaussian pair's information that is found: remembered, as all snapshots ask for it.
+
+    The pair has so many `tenths` of a nat, and `units` dimensions on its two sides.
+    """
     value = functools.partial(_nats, config)
     return kept_of_gaussian(value, rows, units, 0.1 * tenths, like=torch.empty(0, device=device))
 
 
 def _alike(raw: Tensor, ranked: Tensor) -> bool:
-    """Whether every unit of `raw` (N, D) is as good as equal to its normal scores `ranked` (N, D), both scaled."""
+    """Return whether every unit of `raw` (N, D) hardly differs from its normal scores `ranked` (N, D), both scaled."""
     if raw.shape != ranked.shape:
         return False
     raw = raw - raw.mean(0)
@@ -274,17 +283,17 @@ def _alike(raw: Tensor, ranked: Tensor) -> bool:
 
 
 def _crowded(found: NeighborValue, samples: int) -> bool:
-    """Whether neighbours are far: the intrinsic dimension is large beside log2 of the samples."""
+    """Return whether neighbours are far: the intrinsic dimension is large beside log2 of the samples."""
     return found.dimension > (CROWDED if float(found.nats) > _HARDLY else _FAR) * math.log2(samples)
 
 
 def _limit(nats: float, samples: int) -> float:
-    """The limit `nats`, or the scatter of halves by chance where few samples make that larger."""
+    """Return the limit `nats`, or the scatter of halves by chance where few samples make that larger."""
     return max(nats, _SCATTER / math.sqrt(samples))
 
 
 def _dimension(rows: Tensor, metric: Metric) -> int:
-    """Intrinsic dimension of scaled rows (N, D) as a whole number from 1 to D."""
+    """Return the intrinsic dimension of scaled rows (N, D) as a whole number from 1 to D."""
     found = intrinsic_dimension(Points(rows, metric).nearest(min(_DIMENSION_NEIGHBORS, len(rows) - 1))[0])
     return min(rows.shape[1], max(1, round(found)))
 
@@ -300,7 +309,7 @@ def ksg(
     jitter: float = 1e-4,
     seed: int = 0,
 ) -> float:
-    """Mutual information in bits of two arrays (N,) or (N, D) of real numbers, as `KNN` has it for targets.
+    """Return the mutual information in bits of two arrays (N,) or (N, D) of real numbers, as `KNN` has it for targets.
 
     Nothing checks that it exists: for two variables of which one is a function of the other it is infinite, and
     the value grows with log2 N.
@@ -316,7 +325,7 @@ def ksg(
 
 
 def ross(t: Array, y: Array, k: int = 3, *, metric: Metric = "euclidean", scale: Scale = "unit") -> float:
-    """Mutual information in bits of an array (N,) or (N, D) and classes (N,), as `KNN` has it for classes."""
+    """Return mutual information in bits of an array (N,) or (N, D) and classes (N,), as `KNN` has it for classes."""
     estimator = KNN(n_neighbors=k, formula="ross", metric=metric, scale=scale)
     with values_only():
         return float(estimator.estimate(_columns(t, "t")[None], torch.as_tensor(y))["I(T;Y)"].value)
@@ -330,7 +339,7 @@ class Entropy(NamedTuple):
 
 
 def kozachenko_leonenko(t: Array, k: int = 3, *, metric: Metric = "euclidean") -> Entropy:
-    """Differential entropy of an array (N,) or (N, D): psi(N) - psi(k) + log V_D + D <log r_k>, in bits.
+    """Return the differential entropy of an array (N,) or (N, D): psi(N) - psi(k) + log V_D + D <log r_k>, in bits.
 
     It depends on the units of T, may be negative, and is minus infinity for a law with atoms. Differences of
     such entropies keep their errors: trust them in up to about four dimensions.
@@ -355,7 +364,7 @@ def kozachenko_leonenko(t: Array, k: int = 3, *, metric: Metric = "euclidean") -
 
 
 def kozachenko_terms(radius: Tensor, k: int, units: int, metric: Metric = "euclidean") -> Tensor:
-    """The terms (N,) in nats whose mean is the entropy, from distances (N,) to the k-th neighbour in `units` units."""
+    """Return terms (N,) in nats whose mean is the entropy, from distances (N,) to the k-th neighbour in D units."""
     volume = units * math.log(2.0)  # of the unit cube [-1, 1]^D
     if metric == "euclidean":
         volume = 0.5 * units * math.log(math.pi) - math.lgamma(0.5 * units + 1.0)
@@ -363,7 +372,7 @@ def kozachenko_terms(radius: Tensor, k: int, units: int, metric: Metric = "eucli
 
 
 def _columns(array: Array, name: str) -> Tensor:
-    """An array (N,) or (N, D) as a tensor (N, D); ValueError, naming it, for other shapes."""
+    """Return an array (N,) or (N, D) as a tensor (N, D); ValueError, with its `name`, for other shapes."""
     out = torch.as_tensor(array)
     if out.ndim not in (1, 2):
         raise ValueError(f"{name} must have shape (samples,) or (samples, units), got {tuple(out.shape)}")

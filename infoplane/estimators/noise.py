@@ -194,9 +194,10 @@ class SamplePropagation(Method):
         return 16 * samples * units + 8 * samples * (4 * self.n_draws + 2 * self.null_draws)
 
     def prepare(self, blocks: Blocks, y: Tensor, x: Tensor | None = None) -> Self:
-        """Take the network's own noise, or the scale of the last finite snapshot.
+        """Return this estimator with the network's own noise, or else the scale of the last finite snapshot.
 
         `blocks.passes`, where given, is the number of further noisy passes that the recorder took of some inputs.
+        ValueError if the layer was recorded after its noise.
         """
         passes = getattr(blocks, "passes", 0) or None
         noise = getattr(blocks, "noise", None)
@@ -269,10 +270,13 @@ def rms_deviation(layer: Tensor) -> float:
 
 
 def _error_of_first_draw(null: Tensor, whole: Tensor) -> Tensor:
-    """Return what the noise of the first draw adds to the mean of `null` (n,), () float64, from `whole` (draws, n)."""
-    # `whole` is known for all draws, the null for the first only. The null is `whole` less a term within classes, which
-    # takes away a share of its noise: none with a class for every row, all with one class. The share that is left is
-    # fitted over the rows.
+    """Return how much the noise of the first draw adds to the mean of the null of I(T;Y), in bits, () float64.
+
+    `null` (n,) is each row's share of it, which is known for that draw only; `whole` (draws, n) is each row's share of
+    I(X;T), which is known for all draws.
+    """
+    # The null is `whole` less a term within classes, which takes away a share of its noise: none with a class for every
+    # row, all with one class. The share that is left is fitted over the rows.
     error = whole[0] - whole.mean(0)  # (n,) of the first draw
     spread = error - error.mean()
     norm = spread.square().sum()
@@ -387,7 +391,10 @@ class _Propagation(MixtureProblem):
         return out
 
     def _within_inputs(self, layer: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Return bits by which h(T|X) exceeds the noise's entropy, their error, and whether passes never meet."""
+        """Return the bits by which h(T|X) exceeds the entropy of the noise, their error, and whether passes never meet.
+
+        Passes are the rows of one input, which `propagate` compares with each other; () each, the last bool.
+        """
         # The mean is over inputs. Without network noise an input with a single row counts as deterministic. With it
         # nothing is known of such an input, and the m inputs with several rows stand for `all_inputs` of them.
         zero = self.zero()
@@ -423,7 +430,7 @@ class _Propagation(MixtureProblem):
         resolved = self.repeated is not None or not self.passes
         ceiling_y = found["ceiling"] if self.continuous else self.h_y
 
-        def of(name: str, key: str, ceiling: Tensor, unsure: Tensor | bool, **more: Any) -> dict[str, Quantity]:
+        def quantity(name: str, key: str, ceiling: Tensor, unsure: Tensor | bool, **more: Any) -> dict[str, Quantity]:
             """Return the quantity `name` with its interval, `unreliable` where that is wide or the value `unsure`."""
             half = Z_95 * found[key + "_se"]
             wide = (2 * half > WIDE_INTERVAL * ceiling) & (ceiling > 0)
@@ -434,7 +441,7 @@ class _Propagation(MixtureProblem):
             """Return an information about X: an upper bound, and unsure, where h(T|X) is not known."""
             flags = {"saturated": at_ceiling(found[key], ceiling)}
             unsure = found["passes_apart"] if resolved else True
-            return of(name, key, ceiling, unsure, flags=flags, bound="point" if resolved else "upper")
+            return quantity(name, key, ceiling, unsure, flags=flags, bound="point" if resolved else "upper")
 
         out = of_x("I(X;T)", "i_xt", self.h_x)
         full = self.saturated(found, "i_xt", "i_ty", ceiling_y)
@@ -443,7 +450,7 @@ class _Propagation(MixtureProblem):
             out |= of_x("I(X;T|Y)", "i_xt_y", self.given_y)
             flags["few_samples"] = min(self.classes.counts) < 2
         alone = {"degenerate": degenerate, "single_class": self.one_class}
-        value = of("I(T;Y)", "i_ty", ceiling_y, False, flags=flags, null=self.null_of(found), null_flags=alone)
+        value = quantity("I(T;Y)", "i_ty", ceiling_y, False, flags=flags, null=self.null_of(found), null_flags=alone)
         # The null comes before the value: this is the order of rows in a table.
         out |= dict(reversed(value.items()))
         if self.config.bracket:

@@ -150,7 +150,7 @@ class LinearProbe(Method):
             object.__setattr__(self, "chunk", CHUNK)
 
     def bytes_per_snapshot(self, samples: int, units: int) -> int:
-        """Bytes one snapshot needs: units in float64 three times, their Gram matrix, scores of ten classes.
+        """Return the bytes one snapshot needs: units in float64 three times, their Gram matrix, scores of ten classes.
 
         How many classes there are is not known here; networks of more are trained in smaller stacks, and of linear
         probes fewer subsets at a time.
@@ -161,11 +161,11 @@ class LinearProbe(Method):
 
     @property
     def min_samples(self) -> int:
-        """One in each fold."""
+        """Return the least number of samples: one in each fold."""
         return self.folds
 
     def pointwise(self, t: Tensor, y: Tensor, *, x_ids: Tensor | None = None) -> Tensor:
-        """(S, N) bits that the probe reads of each sample: log2 p(y|t) - log2 p(y), of which "I(T;Y)" is the mean.
+        """Return the bits (S, N) that the probe reads of each sample, log2 p(y|t) - log2 p(y), whose mean is "I(T;Y)".
 
         Arguments and errors are those of `estimate`. Samples below 0 are those that mislead the probe: rare, hard or
         wrongly labelled (Ethayarajh, Choi and Swayamdipta 2022). For real targets it is the log ratio of the Gaussian
@@ -176,7 +176,7 @@ class LinearProbe(Method):
         return problem.numbers()["rows"]
 
     def start(self, given: Given) -> _CrossFit:
-        """Folds of the samples, and what is to be predicted."""
+        """Return the problem of one call: the folds of the samples, and the classes or targets to be predicted."""
         return _CrossFit(self, given) if self.family == "linear" else _NetworkCrossFit(self, given)
 
 
@@ -195,12 +195,12 @@ class _CrossFit(Problem):
         self.bytes_each = 64 * self.samples * config.folds * max(self.task.outputs, 1)
 
     def _generator(self, purpose: int) -> torch.Generator:
-        """A generator for one of the purposes of a seed: 1 features, 2 their witnesses, 3 blocks of the code."""
+        """Return a random generator for one purpose: 1 features, 2 features that only check, 3 order of the code."""
         # 0 is for the folds; the signs of `_missed` have 3, too.
         return torch.Generator().manual_seed(4 * self.config.seed + purpose)
 
     def chunk(self, t: Tensor) -> dict[str, Tensor]:
-        """What the probes of some snapshots (S, N, U) read of held-out rows, with flags (S,) and the code length."""
+        """Return what probes of snapshots (S, N, U) read of held-out rows, with flags (S,) and the code length."""
         z, constant, design = self._designed(t)
         task, folds = self.task, self.config.folds
         outside, validation = self._parts()
@@ -222,7 +222,7 @@ class _CrossFit(Problem):
         return found | self._code(design, task, constant)
 
     def _designed(self, t: Tensor) -> tuple[Tensor, Tensor, _Design]:
-        """Units (S, N, U) of variance 1/U, whether none varies (S,), and the design that probes are fitted to."""
+        """Return units (S, N, U) of variance 1/U, whether none varies (S,), and the design to fit probes to."""
         z = zscore(t) / math.sqrt(t.shape[2])
         features = z
         if self.config.random_features:
@@ -230,13 +230,13 @@ class _CrossFit(Problem):
         return z, is_constant(z), _Design(features)  # constant as the probe sees it: a spread within rounding is none
 
     def _parts(self) -> tuple[Tensor, Tensor]:
-        """Rows (F, N) outside of each fold, which its probe may see; and those of them that choose among its fits."""
-        # These are the rows of the next fold.
+        """Return the rows (F, N) outside of each fold, that its probe may see, and those of them that choose a fit."""
+        # Those that choose are the rows of the next fold.
         outside = torch.arange(self.config.folds, device=self.fold.device)[:, None] != self.fold
         return outside, ~outside.roll(-1, 0)
 
     def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
-        """I(T;Y) as the probe reads it, with its interval and flags, and the code length if asked for."""
+        """Return I(T;Y) as the probe reads it, with its interval and flags, and the code length if asked for."""
         task, flags = self.task, self.task.flags(found["constant"])
         # With a single class, or no target that varies, nothing is fitted that could be in doubt.
         doubtful = (found["doubtful"] & (task.outputs > int(isinstance(task, Classes)))) | found["loose"]
@@ -246,7 +246,10 @@ class _CrossFit(Problem):
         return out | self._reported_code(found, flags)
 
     def _missed(self, held_out: Tensor, z: Tensor) -> Tensor:
-        """(S,) whether random features or products of units of `z` (S, N, U) predict what the probe leaves."""
+        """Return (S,) whether random features or products of units of `z` (S, N, U) predict what the probe leaves.
+
+        `held_out` are the scores (S, K, N) of each row by the probe that was not fitted to it.
+        """
         seed = 4 * self.config.seed + 3  # of the signs that tell chance
         curved = self.task.missed(held_out, _fourier(z, WITNESS_FEATURES, self._generator(2)), seed)
         products = telling_products(self.task.residuals(held_out), z)
@@ -261,7 +264,11 @@ class _CrossFit(Problem):
         return design.fit(self.task, outside, chosen, start=start)
 
     def _code(self, design: _Design, task: Classes | Targets, constant: Tensor) -> dict[str, Tensor]:
-        """{"code": bits a label (S,) to send the classes block after block (Voita and Titov)}; {} if not asked for."""
+        """Return {"code": bits a label (S,)} for sending the labels block after block, each by a probe of those before.
+
+        This is the prequential code of Voita and Titov (2020). Return {} where it is not asked for or there are no
+        classes.
+        """
         if not (self.config.code_length and isinstance(task, Classes)):
             return {}
         samples, device = design.samples, constant.device
@@ -292,7 +299,7 @@ class _CrossFit(Problem):
         return {"code": total * (BITS_PER_NAT / samples)}
 
     def _reported_code(self, found: dict[str, Tensor], flags: Flags) -> dict[str, Quantity]:
-        """The code length as a quantity; {} where it was not asked for."""
+        """Return the code length as a quantity; {} where it was not asked for."""
         if "code" not in found:
             return {}
         return report("prequential code length", found["code"], bound="upper", unit="bit/label", flags=flags)
@@ -310,16 +317,20 @@ class _NetworkCrossFit(_CrossFit):
         self.folds = Folds.of(self.fitted, validation, _NETWORK + config.folds * config.seed)
 
     def at_once(self) -> int:
-        """All snapshots."""
+        """Return that all snapshots are given to `chunk` at once."""
         return len(self.t)  # which `chunk` cuts into stacks
 
     def chunk(self, t: Tensor) -> dict[str, Tensor]:
-        """The numbers of `_stack` for all snapshots (S, N, U), as many at a time as their networks leave room for."""
+        """Return the numbers of `_stack` for all snapshots (S, N, U), as many at a time as networks leave room for."""
         each = bytes_of_network(self.samples, self.units, max(self.task.outputs, 1), self.config.folds)
         return in_stacks(t, each, self._stack)
 
     def _stack(self, t: Tensor) -> dict[str, Tensor]:
-        """Bits (S, N) of each row by networks on top of linear probes: "rows", "held out" and the "gain" over these."""
+        """Return bits (S, N) by networks on top of linear probes, "rows", "held out" and "gain", with flags and code.
+
+        "held out" is by networks not fitted to the row, "gain" what that exceeds the linear probe by, and "rows" the
+        mean of "held out" and of the bits by networks that were fitted to the row.
+        """
         z, constant, design = self._designed(t)
         task, (outside, validation) = self.task, self._parts()
         found = {"constant": constant, **self._code(design, task, constant)}
@@ -338,7 +349,7 @@ class _NetworkCrossFit(_CrossFit):
         }
 
     def _linear(self, design: _Design, validation: Tensor) -> Tensor:
-        """Scores (S, F, K, N) of linear probes fitted to the rows that the networks are fitted to."""
+        """Return the scores (S, F, K, N) of linear probes fitted to the rows that the networks are fitted to."""
         ridge, parts = self.config.ridge, []
         for some in design.at_once(self.config.folds, self.task.outputs):
             if ridge == "auto":
@@ -349,14 +360,14 @@ class _NetworkCrossFit(_CrossFit):
         return torch.cat(parts, 1)
 
     def finish(self, found: dict[str, Tensor]) -> dict[str, Quantity]:
-        """I(T;Y), its lower bound and the gain over the linear probe, with intervals and flags."""
+        """Return I(T;Y), its lower bound and the gain over the linear probe, with intervals and flags."""
         task = self.task
         flags = {**task.flags(found["constant"]), "unreliable": found["doubtful"]}
         if task.ceiling is not None:
             flags["saturated"] = found["rows"].mean(1) > task.ceiling - SATURATED
 
         def mean_of(name: str, key: str, bound: Bound, ceiling: Tensor | None) -> dict[str, Quantity]:
-            """The quantity `name`: the mean over rows of the numbers `key` (S, N), with its 95 % interval."""
+            """Return the quantity `name`: the mean over rows of the numbers `key` (S, N), with its 95 % interval."""
             rows = found[key]
             half = Z_95 * rows.std(1) / math.sqrt(self.samples)
             value = rows.mean(1)
@@ -382,7 +393,7 @@ class _Design:
         self.ones = coordinates.new_ones(1, 1)
 
     def at_once(self, subsets: int, outputs: int) -> Iterator[slice]:
-        """Slices of so many subsets that their scores fit `_SCORE_BYTES`: mostly one slice; more for many classes."""
+        """Return slices of so many subsets whose scores fit `_SCORE_BYTES`: mostly one slice; more for many classes."""
         each = 64 * len(self.columns) * self.samples * max(outputs, 1)
         step = max(1, _SCORE_BYTES // each)
         return (slice(i, i + step) for i in range(0, subsets, step))
@@ -397,14 +408,20 @@ class _Design:
         active: Tensor | None = None,
         tolerance: float = TOLERANCE,
     ) -> Fit:
-        """The fit to each subset `rows` (F, N) bool of each snapshot, with a `ridge` that is broadcast to (S, F)."""
+        """Return the fit to each subset `rows` (F, N) bool of each snapshot, with a `ridge` that broadcasts to (S, F).
+
+        It begins at `start`, works only on the problems `active` (S, F), and ends within `tolerance` nats a row.
+        """
         penalty = ridge[:, :, None, None].repeat(1, 1, 1, self.columns.shape[2])
         penalty[..., -1] = INTERCEPT_RIDGE
         return fit(self.columns, self.squares, loss, rows, penalty, start=start, active=active, tolerance=tolerance)
 
 
 def _choose_ridge(design: _Design, task: Classes | Targets, rows: Tensor, validation: Tensor) -> tuple[Tensor, Fit]:
-    """The ridge (S, F) at the first local minimum of the validation loss, from large to small, and the fits there."""
+    """Return the ridge (S, F) at the first minimum of the validation loss, going from large to small, and its fits.
+
+    Probes are fitted to `rows`, and their loss is summed over `validation`, (F, N) bool both.
+    """
     kept = design.fit(task, rows, design.ones * RIDGES[0], tolerance=COARSE)
     best = (task.row_loss(kept.scores) * validation).sum(2)
     chosen, falling = torch.full_like(best, RIDGES[0]), torch.ones_like(best, dtype=torch.bool)
@@ -421,7 +438,7 @@ def _choose_ridge(design: _Design, task: Classes | Targets, rows: Tensor, valida
 
 
 def _fourier(z: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Random Fourier features (S, N, count), centred, of `z` (S, N, U), whose Gaussian kernel has width 1."""
+    """Return centred random Fourier features (S, N, count) of `z` (S, N, U), for a Gaussian kernel of width 1."""
     # cos(w.z + b); as units have variance 1/U, the width is the root mean square radius of `z`.
     w = normal_numbers((z.shape[2], count), generator, z.device)
     b = 2 * math.pi * torch.rand(count, generator=generator, device="cpu", dtype=torch.float64).to(z.device)

@@ -143,7 +143,7 @@ class _Spectra(KernelProblem):
         return Distances.of(a[None]).gaussian(self._fixed_width(width, *a.shape))[0]
 
     def _fixed_width(self, width: float | str, samples: int, units: int) -> float:
-        """Return the width as a number: as it is, or for a word Silverman's for so many samples and units."""
+        """Return the width as a number: as it is, or Silverman's for so many samples and units where it is a word."""
         return silverman(self.config.gamma, samples, units) if isinstance(width, str) else width
 
     def chunk(self, t: Tensor) -> dict[str, Tensor]:
