@@ -197,6 +197,7 @@ def _concave_hull(points: FloatArray) -> FloatArray:
     order = np.lexsort((points[:, 1], points[:, 0]))
     hull: list[FloatArray] = []
     for point in points[order]:
+        # Of points with one x the highest comes last and takes the place of the others; the first corner (0, 0) stays.
         if hull and point[0] - hull[-1][0] <= 1e-12 and len(hull) > 1:
             hull.pop()
         while len(hull) > 1 and _below(hull[-2], hull[-1], point):

@@ -141,7 +141,8 @@ def neural_collapse(
 
 def _within(rest: FloatArray, between: FloatArray) -> float:
     """Return tr(S_W S_B^+) / C from rows less their class means (`rest`) and class means less their own mean."""
-    # S_B = V s^2 V' / C, so that the trace is C sum_k mean_i (rest_i v_k)^2 / s_k^2.
+    # S_B = V s^2 V' / C, so that the trace is C sum_k mean_i (rest_i v_k)^2 / s_k^2. C centred means span at most C - 1
+    # directions: what the last one has is rounding.
     _, s, v = np.linalg.svd(between, full_matrices=False)
     kept = (s * s > CUT * s[0] * s[0]) & (np.arange(len(s)) < len(between) - 1)
     return float((np.square(rest @ v[kept].T).mean(axis=0) / np.square(s[kept])).sum())

@@ -160,6 +160,7 @@ def least_joint_information(p: FloatArray) -> tuple[float, float]:
         theta = dual.minimiser(theta, weight)
     q = dual.feasible(theta, weight)
     value = information_bits(q)
+    # By duality no law with these p(x1, y) and p(x2, y) has less information than this.
     proven = entropy_bits(p.sum((0, 1))) + float(dual.target @ theta) * BITS_PER_NAT
     return value, max(value - proven, 0.0)
 

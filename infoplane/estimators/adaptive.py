@@ -172,8 +172,8 @@ class Adaptive(Counting):
     def _digitizer(self, t: Tensor) -> tuple[EdgeCells | HalfCells, Tensor, Tensor]:
         """Return what makes cells of the values of `t` (S, N, U), and the flags `out_of_range` and `ties`, (S,) each.
 
-        `ties` says that there are fewer distinct values above the sentinel than bins; edges of a whole run never raise
-        it.
+        `ties` says that a row has fewer values than there are bins: distinct ones above the sentinel, or with
+        quantile="equal_count" all. Edges of a whole run never raise it.
         """
         low = self._low(t)
         if self.whole_run:

@@ -162,7 +162,7 @@ class Compressed(NoisyMethod):
     steps: int = added(1000, at_least(0))
 
     def __post_init__(self) -> None:
-        """Check that the settings fit together; trained codes promise less and are trained in chunks."""
+        """Check that the settings fit together; trained codes have fewer guarantees and fixed chunks."""
         super().__post_init__()
         if self.code == "autoencoder":  # networks that are trained together differ by rounding from those trained alone
             object.__setattr__(self, "guarantees", frozenset({"constant_zero"}))
@@ -187,7 +187,7 @@ class Compressed(NoisyMethod):
 
 
 class _Codes(Problem):
-    """The codes of X and of real targets, which the code of every snapshot is compared with."""
+    """The codes (few coordinates) of X and of real targets, which the code of every snapshot is compared with."""
 
     config: Compressed
     kept = "variance kept"
@@ -247,7 +247,7 @@ class _Codes(Problem):
 
     def snapshot(self, layer: Tensor) -> dict[str, Number]:
         """Return I(T;Y) and I(X;T) of one layer (N, U) in nats, with errors and doubts, and what its code keeps."""
-        constant = bool((layer == layer[:1]).all())
+        constant = bool((layer == layer[:1]).all())  # before noise is added
         code = None if constant else self._code(with_noise(layer, self.config), "t")
         kept, tied = (0.0, 0.0) if code is None else (code.kept, code.tied)
         out: dict[str, Number] = {"degenerate": code is None, "kept": kept, "tied": tied}
@@ -263,14 +263,18 @@ class _Codes(Problem):
         """Return the information of a code with another or with classes (N,), and nats that dropped coordinates add."""
         k = self.config.n_neighbors
         if isinstance(other, Code):
+            # Both sides' dropped coordinates are compared once, in the first term; products only with those kept.
             whole = torch.cat([other.rows, other.dropped], 1)
             hidden = _hidden(code, whole, other.rows) + _hidden(other, code.rows, code.rows)
             return pair_information(code, other, k), hidden
-        members = torch.nn.functional.one_hot(other).double()[:, 1:]  # one class is what the others leave
+        members = torch.nn.functional.one_hot(other).double()[:, 1:]  # the first follows from the others
         return class_information(code, other, k), _hidden(code, members, members) if members.shape[1] else 0.0
 
     def _doubtful(self, part: Part, hidden: float, codes: list[Code]) -> bool:
-        """Return whether some check doubts the information `part` of these codes, which drop `hidden` nats."""
+        """Return whether some check of `Compressed` doubts the information `part` of these codes.
+
+        `hidden` are the nats that dropped coordinates would add.
+        """
         # psi(N) and psi(k), whose difference is the most that neighbours can show.
         n, k = torch.tensor([len(codes[0].rows), self.config.n_neighbors], device="cpu").double().digamma().tolist()
         return bool(
@@ -309,6 +313,7 @@ class _LearnedCodes(_Codes):
         # Classes need no code. Without `cross` the other codes are the same for every T: they are trained once.
         known = [] if self.config.cross else self.coded
         self.known = {role: self._side(self.others[role], None, role) for role in known}
+        # Codes are trained on all parts of a half but one.
         self.few = (PARTS - 1) * self.samples < FOLDS * PARTS * ROWS_A_DIMENSION * self.config.dims
 
     def _side(self, blocks: Tensor, other: Tensor | None, role: Role) -> LearnedSide:
@@ -321,6 +326,7 @@ class _LearnedCodes(_Codes):
     def chunk(self, t: Tensor) -> dict[str, Tensor]:
         """Train codes for snapshots `t` (S, N, U) together; return numbers (S,) with each other side, as `_numbers`."""
         layers = torch.stack([with_noise(layer, self.config) for layer in t.detach()])
+        # Without `cross` one code of T serves with every other side.
         plain = None if self.config.cross else self._side(layers, None, "t")
         out: dict[str, Tensor] = {}
         for role, blocks in self.others.items():
@@ -334,7 +340,10 @@ class _LearnedCodes(_Codes):
         return out
 
     def _numbers(self, s: int, side_t: LearnedSide, other: LearnedSide | None, role: Role) -> dict[str, Number]:
-        """Return the information of snapshot `s` with `other` (None: classes), errors, doubts: means of halves."""
+        """Return the numbers of snapshot `s` for T and another side, as means over both halves of the rows.
+
+        They are information, error and doubt of the pair, and what the code of T keeps. `other` is None for classes.
+        """
         sides, total, hidden = [side_t] if other is None else [side_t, other], NOTHING, 0.0
         codes: list[Code] = []
         for half in range(FOLDS):

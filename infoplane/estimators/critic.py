@@ -37,19 +37,19 @@ from infoplane.estimators._trained import TrainingPlan, in_stacks
 CHUNK = 4
 """Snapshots trained as one program."""
 PRODUCTS = 16
-"""Products in f(x).g(y)."""
+"""Outputs of each of the networks f and g, whose inner product f(x).g(y) is the learned part of a score."""
 RATIO_LOSSES = ("anchor", "js")
 """Losses whose optimum is the log ratio itself."""
 OVERSHOOT = 0.5
 """Nats by which the log-mean of a density ratio over strangers, rows of other pairs, may differ from 0."""
 NEAR_CEILING = 0.9
-"""Share of log2 n from which "lower" is saturated."""
+"""Share of log2 n, of n rows that are read, from which "lower" is flagged `saturated`."""
 FEW_STRANGERS = 0.5
 """Nats between the two ways to normalise, from which too few strangers are near enough to tell."""
 ROWS_A_DIMENSION = 20
 """Training rows for each dimension, below which there are few samples."""
 LOOSE, LOOSE_SHARE = 0.25, 0.25
-"""Bits, and share of the value, that own rows may look better than held-out ones."""
+"""Bits, and share of the value, by which rows trained on may look better than held-out ones."""
 # First of the seeds of what is drawn apart: places of ties, networks, rows.
 _TIES_T, _TIES_OTHER, _NETWORKS, _ROWS = 1 << 42, 1 << 43, 1 << 44, 1 << 45
 
@@ -257,8 +257,8 @@ class _Contrasts(Problem):
         """Train critics for the layers with one other side, and return numbers (S,) in nats, by name.
 
         "held out" and "own" are the information read from rows that the critics were not trained on and that they
-        were, "half" is half of a 95 % interval, "gap" what the two ways to normalise differ by. "steep" and "doubtful"
-        are bool.
+        were, "half" is half of a 95 % interval, "gap" what the two ways to normalise differ by; the other readings are
+        those of `Critic`, and "z" is the log-mean of the ratio over strangers. "steep" and "doubtful" are bool.
         """
         config, shape = self.config, (len(layers), self.config.folds)
         critics = self._critics(layers, other)

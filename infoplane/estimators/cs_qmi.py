@@ -166,6 +166,7 @@ class _Divergence(KernelProblem):
         sigma = self.config.widths(Distances.of(y[None]), y.shape[1])
         # (S, 2 N, 2 N): kernels between targets (yy), outputs (tt), and both (yt) are blocks of one kernel.
         both = Distances.of(torch.cat([y.expand_as(t), t], dim=1)).gaussian(sigma)
+        # A row sum of the kernel is the density of X there: divided by its square, joint laws become laws given X.
         weight = kernel_x / kernel_x.sum(2, keepdim=True).square()
         yy, tt, yt = both[:, :samples, :samples], both[:, samples:, samples:], both[:, :samples, samples:]
         sums = torch.stack([(weight * part).sum((1, 2)) for part in (yy, tt, yt)])
@@ -184,7 +185,7 @@ class _Side:
         self.log_mean = self.row_means.mean(1).log2()
 
     def information(self, other: _Side) -> Tensor:
-        """Return I_CS (S,) in bits between this variable and another, from their kernels."""
+        """Return the Cauchy-Schwarz information (S,) in bits between this variable and another, from their kernels."""
         samples = self.kernel.shape[1]
         # sum_ij K_ij L_ij of both kernels; a product with the factor of classes takes no further N^2 matrix.
         if self.factor is not None:

@@ -113,7 +113,7 @@ class DiffusionSpectralEntropy(KernelOfRun):
     clusters_found: tuple[str, Tensor] | None = prepared(recorded=False)
 
     def prepare(self, blocks: Blocks, y: Tensor, x: Tensor | None = None) -> Self:
-        """Return this estimator with the width of the last snapshot, and the clusters of `x`, found."""
+        """Return this estimator with the clusters of `x`, and for sigma="median" the width of the last snapshot."""
         found = KernelOfRun.prepare(self, blocks, y, x)
         if x is None:
             return found

@@ -36,19 +36,20 @@ CHUNK = 8
 """Snapshots trained as one program."""
 RATE, DECAY, BATCH, EVERY, PATIENCE = 1e-2, 1e-2, 256, 50, 10
 IN_CACHE = 16
-"""Networks that a CPU trains together: what more of them remember leaves its cache."""
+"""Networks that a CPU trains together: the activations of more do not fit its cache."""
 MOST_KEPT, MOST_MOVED = 64, 16
 """Components kept of a side at most, and leading coordinates of them that networks see."""
 FILLED, WIDER = 0.85, 1.25
-"""Share of a normal law's dimension from which rows fill their coordinates; if they do not, coordinates for each
-dimension of the curve or surface that rows lie on."""
+"""Share of the intrinsic dimension of Gaussian rows from which rows fill their coordinates; where they do not, how many
+coordinates are kept for each dimension of the curve or surface that they lie on."""
 TIED = 0.05
-"""Share of repeated rows from which a side has no density."""
+"""Share of rows equal to another one, above which a side counts as having no density."""
 APART_BITS, APART_SHARE = 0.25, 0.1
 """Bits, and share of the value, by which both directions may differ."""
 ROWS_A_DIMENSION, ROWS_A_COMPONENT = 20, 3
-"""Training rows a dimension below which they are few, and below which components are not kept."""
+"""Training rows for each component: with fewer there are few samples; so many each component needs to be kept."""
 _NEIGHBORS, _DIMENSION_ROWS = 10, 2000
+"""Neighbours and rows that an intrinsic dimension is found from."""
 _STREAM = 1_000_003
 """Keeps the places of ties of the other side apart from those of the layer."""
 
@@ -301,7 +302,8 @@ class _CarriedPairs(Problem):
     def _stack(self, layers: list[_Side], other: _Side) -> dict[str, Tensor]:
         """Train the layers of S snapshots together, each with the other side, and return numbers (S, ...) by name.
 
-        "directions" are nats (S, 2, q) by T moving and by the other side moving, "weight" (S, 2) is what each counts.
+        "directions" are nats (S, 2, q) by T moving and by the other side moving, "weight" (S, 2) is what each counts; q
+        is 1, or 2 for the method "score".
         """
         gaussian = self.config.base == "gaussian"
         pairs = _FoldCoordinates.of(layers, other, self.rows(0).fitted)
@@ -314,7 +316,8 @@ class _CarriedPairs(Problem):
             with torch.no_grad():
                 doubtful |= networks.overfitted()
                 read = networks.read().double()  # (S, F, R, q)
-            # What networks do not give: all of the Gaussian pair, or its part in coordinates that they do not see.
+            # Where `read` leaves out the information of the Gaussian pair, all of it is added here; else its part in
+            # coordinates that networks do not see.
             known = pairs.nats if gaussian and networks.exact else pairs.beyond
             whole = read.new_zeros(len(layers), self.samples, read.shape[3])
             for fold, numbers in enumerate(networks.rows.read):

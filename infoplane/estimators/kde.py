@@ -161,7 +161,7 @@ def _spread_of_values(layer: Tensor, largest: float, rule: str) -> float:
 
 
 class _Bounds(MixtureProblem):
-    """Upper and lower bounds from the sums of two kernels."""
+    """Upper and lower bounds of information, from sums over rows of a narrow and of a wide Gaussian kernel."""
 
     config: KDE
 
@@ -182,9 +182,9 @@ class _Bounds(MixtureProblem):
     def snapshot(self, layer: Tensor) -> dict[str, Tensor]:
         """Return bounds and differences in bits, the null and the noise std for one layer (N, U)."""
         std = noise_std(layer, self.config)
-        noise = positive_std(std, layer)
+        noise = positive_std(std, layer)  # by which distances are divided: never 0
         out = self._continuous(layer, noise) if self.continuous else self._discrete(layer, noise)
-        spread = out.pop("spread")
+        spread = out.pop("spread")  # of the rows: 0 where T is constant
         out["std"] = torch.full_like(spread, std)
         return out | {"degenerate": (spread == 0.0) | (std == 0.0)}
 
@@ -206,7 +206,7 @@ class _Bounds(MixtureProblem):
         return share * upper, share * log2_ratio_mean(groups.size, sums.wide_within)
 
     def _discrete(self, layer: Tensor, noise: float) -> dict[str, Tensor]:
-        """Return, for class labels, bounds of H(T) and H(T|Y) from one pass over the pairs, and their differences."""
+        """Return, for class labels, bounds of I(X;T) and I(X;T|Y) from one pass over the pairs, and I(T;Y) by both."""
         groups, columns = self.classes, None if self.null is None else self.null.columns
         rows = CentredRows(layer, noise, order=groups.order, wide=True, dtype=self.dtype)
         sums = kernel_sums(rows, groups.counts, columns=columns)
@@ -216,6 +216,7 @@ class _Bounds(MixtureProblem):
         upper_given_x, lower_given_x = upper_given_xy, lower_given_xy = self._within(layer, noise, self.repeated)
         if self.pair_rows is not self.repeated:
             upper_given_xy, lower_given_xy = self._within(layer, noise, self.pair_rows)
+        # What rows of one input differ by is no information about X: it is taken off, of an upper bound the lower one.
         out = {
             "upper": upper - lower_given_x,
             "lower": lower - upper_given_x,

@@ -243,7 +243,10 @@ class SamplePropagation(Method):
         return continued(found, parts, classes=not y.is_floating_point())
 
     def start(self, given: Given) -> _Propagation:
-        """Return the problem of one call: the rows that the mixture is made of, with labels, shuffles and blocks."""
+        """Return the problem of one call: the rows that the mixture is made of, with labels, shuffles and blocks.
+
+        ValueError where the inputs do not allow `population`, or the noise does not allow `bracket`.
+        """
         if self.population:
             refuse_whole_population(given.x_ids, given.features(keep=True))
         if self.bracket and self.network_std is None and self.std is None:
@@ -263,7 +266,7 @@ def rms_deviation(layer: Tensor) -> float:
     total = torch.zeros((), dtype=torch.float64, device=layer.device)
     step = max(1, (1 << 18) // len(layer))  # units whose float64 copies take 2 MiB
     for start in range(0, layer.shape[1], step):
-        part = layer[:, start : start + step].double() / largest
+        part = layer[:, start : start + step].double() / largest  # so that no square leaves the range
         part = part - part[:1]  # then a constant unit is exactly 0
         total += (part - part.mean(0)).square().sum()
     return largest * math.sqrt(float(total) / layer.numel())
@@ -292,11 +295,12 @@ class _Propagation(MixtureProblem):
     def __init__(self, config: SamplePropagation, given: Given) -> None:
         """Choose the rows of the mixture, cut them into spans by class, and prepare shuffled labels."""
         self.std, self.pairs_drawn = config.noise_std(), config.n_draws // 2
+        # Whether rows of one input are noisy passes of it.
         self.passes = config.network_std is not None or config.passes is not None
         # With network noise the mixture has one component for each input: its first row.
         super().__init__(config, given, first_rows(given.x_ids, int(given.x_ids.max()) + 1) if self.passes else None)
         self.order = self.head[self.classes.order]  # rows of the mixture, class after class
-        self.inputs_of_head = torch.bincount(self.x_ids[self.head])
+        self.inputs_of_head = torch.bincount(self.x_ids[self.head])  # how many rows of the mixture each input has
         # Rows of a span, fewer where its noise would take more than 8 MiB.
         self.size = min(block_size(self.t.device), max(64, (1 << 20) // (self.pairs_drawn * self.units)))
         self.spans = class_spans(self.classes.counts, self.size)
@@ -340,7 +344,7 @@ class _Propagation(MixtureProblem):
             elif self.class_per_input:  # every shuffle only renames the classes
                 out["null"] = out["i_ty"].expand(self.config.null_draws)
             else:
-                own = draws.null
+                own = draws.null  # (R, n) sums over the rows of the own shuffled class, or by `columns`
                 if self.null is not None:
                     own = self.null.own_sums(own, draws.whole[0].exp2())
                 size = torch.tensor(groups.counts, device=own.device).double()[self.shuffled]
@@ -368,7 +372,7 @@ class _Propagation(MixtureProblem):
         out = self._weighed(values, joint.control)
         if self.shuffled is not None:
             out["null"] = (log_n - joint.t[0] - joint.null_y + joint.null_joint).mean(1)
-        if channel.spread == 0.0:
+        if channel.spread == 0.0:  # T is constant
             out |= {key: torch.zeros_like(out[key]) for key in ("i_ty", "i_ty_se", "null") if key in out}
         return out
 
@@ -404,10 +408,10 @@ class _Propagation(MixtureProblem):
             return zero, zero, never
         channel, spans = self.channel(layer, groups.order), class_spans(groups.counts, self.size)
         draws = propagate(channel, spans, groups.label, generator, within_only=True)
-        apart = groups.size.log2() - draws.within
+        apart = groups.size.log2() - draws.within  # (draws, rows) bits by which passes of one input are told apart
         counts = torch.tensor(groups.counts, device=layer.device)
-        of_row = torch.zeros(len(counts), len(groups), dtype=torch.float64, device=layer.device)
-        by_input = of_row.scatter_(0, groups.label[None], 1.0) @ apart.mean(0) / counts
+        indicators = torch.zeros(len(counts), len(groups), dtype=torch.float64, device=layer.device)
+        by_input = indicators.scatter_(0, groups.label[None], 1.0) @ apart.mean(0) / counts  # mean over its rows
         if not self.passes:  # all rows stand for themselves, and those that are alone in their input add 0
             value, error = weigh_draws(apart, draws.control)
             share = len(groups) / len(self.x_ids)
@@ -417,7 +421,7 @@ class _Propagation(MixtureProblem):
         weight = weight / weight.sum()
         value = (weight * by_input).sum()
         _, noise = weigh_draws(apart, draws.control)
-        # Of a mean over m of all inputs, drawn without repetition.
+        # `between` is the variance of a weighted mean over m of all inputs, drawn without repetition.
         m, all_inputs = len(counts), int((self.inputs_of_head > 0).sum())
         between = ((weight * (by_input - value)).square().sum() * m / max(m - 1, 1)) * (1 - m / all_inputs)
         passes_apart = value >= 0.99 * (weight * counts.double().log2()).sum()

@@ -143,7 +143,7 @@ class LinearProbe(Method):
     family: Literal["linear", "mlp"] = added("linear", one_of("linear", "mlp"))
 
     def __post_init__(self) -> None:
-        """Check the settings; networks promise less than a linear probe, and are trained in chunks."""
+        """Check the settings; networks have none of the guarantees, and are trained in chunks."""
         super().__post_init__()
         if self.family == "mlp":  # networks that are trained together differ by rounding from those trained alone
             object.__setattr__(self, "guarantees", frozenset())
@@ -248,7 +248,7 @@ class _CrossFit(Problem):
     def _missed(self, held_out: Tensor, z: Tensor) -> Tensor:
         """Return (S,) whether random features or products of units of `z` (S, N, U) predict what the probe leaves.
 
-        `held_out` are the scores (S, K, N) of each row by the probe that was not fitted to it.
+        `held_out` are the scores or predictions (S, K, N) of each row by the probe that was not fitted to it.
         """
         seed = 4 * self.config.seed + 3  # of the signs that tell chance
         curved = self.task.missed(held_out, _fourier(z, WITNESS_FEATURES, self._generator(2)), seed)
@@ -256,7 +256,7 @@ class _CrossFit(Problem):
         return curved | self.task.missed(held_out, products, seed)
 
     def _cross_fit(self, design: _Design, outside: Tensor, validation: Tensor) -> Fit:
-        """Fit each fold's probe on the rows `outside` (F, N) it, its ridge chosen on the part `validation` of them."""
+        """Fit the probe of each fold to the rows `outside` it (F, N), with the ridge that is best on `validation`."""
         ridge = self.config.ridge
         if ridge != "auto":
             return design.fit(self.task, outside, design.ones * ridge)
@@ -280,7 +280,7 @@ class _CrossFit(Problem):
             ends.insert(0, -(-ends[0] // 2))
         stop = torch.tensor(ends, device=device)[:, None]
         before, block = place < stop[:-1], (place >= stop[:-1]) & (place < stop[1:])  # (J, N)
-        # The first block is sent without a probe: log2 K bits for each label.
+        # The first block is sent without a probe: log K nats for each label.
         total = torch.full((len(constant),), ends[0] * math.log(task.outputs), dtype=torch.float64, device=device)
         if len(before):
             parts = []
@@ -291,8 +291,8 @@ class _CrossFit(Problem):
                     lengths.append((task.row_loss(model.scores) * block[some]).sum(2))
                 parts.append(torch.stack(lengths, dim=2))
             cost = torch.cat(parts, dim=1)  # (S, J, ridges)
-            # Both ends know what every ridge has cost so far and use the cheapest; on the first block, where none has
-            # cost anything, that is FIRST_RIDGE (of a single ridge, that one).
+            # Sender and receiver know what every ridge has cost so far and use the cheapest. On the first block none
+            # has cost anything: there it is FIRST_RIDGE, or the only ridge.
             past = cost.cumsum(1) - cost
             past[:, 0, FIRST_RIDGE % cost.shape[2]] = -1.0  # less than the 0 of the others
             total = total + cost.gather(2, past.argmin(2, keepdim=True)).sum((1, 2))
