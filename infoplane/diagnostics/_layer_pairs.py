@@ -100,7 +100,7 @@ def orders_of(
 
 
 def all_pairs(left: Layers, right: Layers, measure: Measure, orders: Sequence[IntArray]) -> FloatArray:
-    """Return (1 + draws, A, B): the similarities, then those with the rows of the second layer in each of `orders`."""
+    """Return the similarities (1 + draws, A, B) of A layers with B layers, then of A with B in each of the `orders`."""
     found = np.full((1 + len(orders), len(left.sides), len(right.sides)), np.nan)
     for b, second in enumerate(right.sides):
         for draw in range(len(found)):

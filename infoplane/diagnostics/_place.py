@@ -40,7 +40,7 @@ class Place:
 
     @classmethod
     def of(cls, curve: Curve, at: int) -> Self:
-        """Return the place of one point of a curve."""
+        """Return the place (run, layer, step, ...) of point number `at` of a curve."""
         named = {name: getattr(curve, name) for name in ("run", "layer", "depth", "subset", "estimand")}
         return cls(step=int(curve.step[at]), epoch=float(curve.epoch[at]), **named)
 
@@ -129,7 +129,10 @@ def digest(*arrays: npt.ArrayLike) -> str:
 
 
 def finite_float64(values: npt.ArrayLike, has: str, what: str = "entries") -> FloatArray:
-    """Return finite numbers as float64, or raise ValueError; `has` begins the error: "weight has" 3 non-finite ..."""
+    """Return numbers as float64; ValueError where they are not real or not finite.
+
+    `has` begins the line of the error, as "weight has" in "weight has 3 non-finite entries"; `what` ends it.
+    """
     given = np.asarray(values)
     if given.dtype.kind in "cmMSU":
         raise ValueError(f"{has.split()[0]} must hold real numbers, got {given.dtype}")
@@ -157,13 +160,16 @@ def class_labels(labels: npt.ArrayLike, count: int, name: str) -> npt.NDArray[An
 
 
 def scaled(values: FloatArray, axis: int | None = None) -> FloatArray:
-    """Return values with a largest magnitude of 1, in all or along `axis`, so that squares stay in range; 0 stays 0."""
+    """Return values divided by their largest magnitude, in all or along `axis`: no square overflows, and 0 stays 0."""
     largest = np.abs(values).max(axis=axis, initial=0.0, keepdims=True)
     return np.asarray(values / np.where(largest > 0, largest, 1.0))
 
 
 def centred(rows: FloatArray, axis: int | None = None) -> FloatArray:
-    """Return rows less their mean, with a largest entry of 1 in all units or (axis=0) in each; 0 if nothing varies."""
+    """Return rows (N, units) less their mean, scaled to a largest magnitude of 1: of all units, or with axis=0 of each.
+
+    What does not vary is 0.
+    """
     # Scaled before the mean is taken and after, so that no square of an entry leaves the range.
     z = scaled(rows, axis)
     z = z - z.mean(axis=0)

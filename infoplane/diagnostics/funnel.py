@@ -148,7 +148,7 @@ def funnel_layer(
 
 
 def _checked(layers: Mapping[str, tuple[npt.ArrayLike, npt.ArrayLike]]) -> dict[str, Samples]:
-    """Return both samples of each layer as (rows, units), checked to be of the same numbers of rows in all layers."""
+    """Return both samples of each layer as (rows, units); ValueError unless all have the same rows, at least four."""
     known = {name: two_layers(*pair, names=(f"{name} of a", f"{name} of b")) for name, pair in layers.items()}
     sizes = {name: (len(a), len(b)) for name, (a, b) in known.items()}
     if len(known) < 2 or len(set(sizes.values())) > 1:
@@ -162,7 +162,10 @@ def _checked(layers: Mapping[str, tuple[npt.ArrayLike, npt.ArrayLike]]) -> dict[
 def _scores(
     a: FloatArray, b: FloatArray, exact: bool, directions: int, size: int, draws: int, null_draws: int, seed: int
 ) -> list[float]:
-    """Return the score of a layer (scaled distance above the null) on all rows, then on each draw of half of them."""
+    """Return the score of a layer (scaled distance above the null) on `size` rows a side, then on each draw of half.
+
+    All are NaN where no row differs from another.
+    """
     # `by_rows` draws rows, `rng` directions and splits. Both start anew for every layer: all are compared on the same
     # rows.
     by_rows, rng = np.random.default_rng([seed, 0]), np.random.default_rng([seed, 1])
@@ -176,7 +179,7 @@ def _scores(
         return exact_distance(p, q) if exact else sliced_distance(p, q, lines)
 
     def excess(pairs: list[Samples], count: int) -> list[float]:
-        """Return distances of pairs of `count` rows, less the mean distance of as many rows split at random."""
+        """Return the distance of each pair of samples of `count` rows, less the mean of pairs split at random."""
         null = np.mean([distance(p[:count], q[:count]) for p, q in random_splits(a, b, null_draws, rng)])
         return [float(distance(*pair) - null) for pair in pairs]
 

@@ -144,7 +144,7 @@ def _distribution(p_xy: npt.ArrayLike) -> FloatArray:
 
 
 def _falling(betas: Sequence[float] | FloatArray | None) -> list[float]:
-    """Return the multipliers from the largest to the smallest, those by default where none are given."""
+    """Return the multipliers from the largest to the smallest, or the default ones; ValueError for any below 1."""
     if betas is None:  # dense both in the multiplier and in the slope 1 / beta of the frontier
         betas = np.concatenate([np.geomspace(1.0, 1000.0, 120), 120.0 / np.arange(1, 121)])
     steps = np.unique(np.asarray(betas, dtype=np.float64))[::-1]

@@ -111,7 +111,7 @@ def local_rank(jacobians: npt.ArrayLike | Iterable[npt.ArrayLike], epsilon: floa
 
 
 def _singular_values(jacobians: npt.ArrayLike | Iterable[npt.ArrayLike]) -> FloatArray:
-    """Return the singular values (N, min(outputs, inputs)) of all batches, in falling order."""
+    """Return the singular values (N, min(outputs, inputs)) of all batches, falling; ValueError if shapes do not fit."""
     found: list[FloatArray] = []
     for batch in _batches(jacobians):
         a = finite_float64(batch, "jacobians have")

@@ -156,7 +156,7 @@ def _angles(between: FloatArray, lengths: FloatArray) -> float:
 
 
 def _duality(weight: npt.ArrayLike, means: FloatArray) -> float:
-    """Return the distance of the weights (C, D) from the centred class means (C, D), both of length 1 as a whole."""
+    """Return the distance of the weights (C, D) from the centred class means (C, D), both with Frobenius norm 1."""
     w = finite_float64(weight, "weight has")
     if w.shape != means.shape:
         raise ValueError(f"weight must have shape (classes, units) {means.shape}, got {w.shape}")

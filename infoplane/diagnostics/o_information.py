@@ -181,7 +181,7 @@ def _from_informations(blocks: list[FloatArray], information: Information) -> fl
 
 
 def _jackknife(estimate: Callable[[list[FloatArray]], float], blocks: list[FloatArray]) -> float:
-    """Return the standard error of `estimate`, from its values with one of `PARTS` parts of the samples left out."""
+    """Return the standard error of `estimate`, from its values without one of `PARTS` parts of the samples; or NaN."""
     part = np.random.default_rng(0).permutation(len(blocks[0])) % PARTS  # of each sample, (N,)
     values = np.array([estimate([block[part != i] for block in blocks]) for i in range(PARTS)])
     # Without the only part in which a unit varies, the value is not finite, and there is no interval.

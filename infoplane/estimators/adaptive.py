@@ -164,8 +164,8 @@ class Adaptive(Counting):
 
     def _table_pays(self, t: Tensor) -> bool:
         """Return whether a table of all 16-bit patterns beats sorting: in large snapshots of pooled edges, on a CPU."""
-        # Pooled: all units of a snapshot share their edges. The table holds cells as bytes, so that it has room for 255
-        # edges. Of a layer in wider floats the answer changes nothing.
+        # Pooled: all units of a snapshot share their edges. The table holds cells as bytes, which limits the edges. For
+        # a layer in wider floats the answer changes nothing.
         pooled = not (self.per_unit or self.whole_run or on_accelerator(t.device)) and self.quantile == "distinct"
         return pooled and t[:1].numel() >= _HALF_VALUES and self.rule.edges < 255
 

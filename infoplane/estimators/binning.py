@@ -224,7 +224,7 @@ def _fixed_range(bounds: object) -> tuple[float, float]:
 
 
 def _extremes(t: Tensor, per_unit: bool) -> tuple[Tensor, Tensor]:
-    """Return smallest and largest value of `t` (S, N, U), (S, 1, 1) or per unit (S, 1, U). NaN propagates."""
+    """Return the smallest and largest values of `t` (S, N, U): (S, 1, 1), or of each unit (S, 1, U); NaN stays NaN."""
     if per_unit:
         return t.amin(1, keepdim=True), t.amax(1, keepdim=True)
     if on_accelerator(t.device) or t[0].numel() < _ONE_PASS:
@@ -308,7 +308,10 @@ class _Cells:
         self.scratch = Scratch()
 
     def __call__(self, values: Tensor, first: int, probing: bool) -> Tensor:
-        """Return the cells of `values` (s, n, U), from snapshot `first` on; `probing`: only of units `far_apart`."""
+        """Return the cells of `values` (s, n, U), whose first snapshot is number `first`.
+
+        With `probing` the values are of a few units alone, those that `far_apart` takes.
+        """
         snapshots = slice(first, first + len(values))
         low, high, step = (_part(a, snapshots, probing) for a in (self.low_edge, self.high_edge, self.step))
         place = torch.sub(values, low, out=self.scratch.view(values.shape, values.dtype, values.device)).div_(step)
@@ -364,7 +367,7 @@ def _scaled_place(values: Tensor, low: Tensor, high: Tensor, n: int) -> Tensor:
 
 
 def _part(a: Tensor, snapshots: slice, probing: bool) -> Tensor:
-    """Return edges `a` (1 or S, 1, 1 or U) of some snapshots; where `probing`, of the units that `far_apart` takes."""
+    """Return edges `a` (1 or S, 1, 1 or U) of some snapshots; with `probing`, of the units that `far_apart` takes."""
     a = a[snapshots] if a.shape[0] > 1 else a
     return far_apart(a) if probing and a.shape[2] > 1 else a
 

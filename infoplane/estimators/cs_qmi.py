@@ -121,7 +121,7 @@ class _Divergence(KernelProblem):
         return _Side(self.config.kernel_beside(a), factor)
 
     def chunk(self, t: Tensor) -> dict[str, Tensor]:
-        """Return CS-QMI, plain and normalised, and for an output its divergence, (S,) of some snapshots (S, N, U)."""
+        """Return CS-QMI, plain and normalised, and for an output layer its divergence from the targets, (S,) each."""
         scaled = self.config.scaled(t)
         layer = _Side(self.config.kernel(scaled))
         self_t = layer.information(layer)

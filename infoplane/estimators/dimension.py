@@ -109,7 +109,7 @@ class _Scales(Problem):
     config: Dimension
 
     def __init__(self, config: Dimension, given: Given) -> None:
-        """Cut a random order of the rows into parts: `parts` has (2^h, rows of a part) for each scale."""
+        """Cut a random order of the rows into parts: `parts` has row numbers (2^h, n) for each scale."""
         super().__init__(config, given)
         self.k = min(config.n_neighbors, self.samples - 1)
         order = torch.randperm(self.samples, generator=torch.Generator().manual_seed(config.seed), device="cpu")
@@ -121,7 +121,7 @@ class _Scales(Problem):
         """Return both dimensions of one layer (N, U) at every scale, how many rows are equal, and if there are ties."""
         # No square of a distance may leave the range.
         rows = layer.double()
-        rows = rows / rows.abs().max().clamp(min=1e-300)  # a layer of zeros stays one
+        rows = rows / rows.abs().max().clamp(min=1e-300)  # zeros stay zeros
         distances = Points(rows).distances(self.k)
         found: dict[str, Tensor | float | bool] = dict(zip(NAMES, _both(distances), strict=True))
         for scale, parts in self.parts.items():
@@ -156,7 +156,10 @@ def _both(distances: Tensor) -> tuple[float, float]:
 
 
 def _two_nearest(first: Tensor, second: Tensor) -> float:
-    """Return the TwoNN dimension (Facco et al. 2017, eq. 5) from distances (N,) to both nearest; 0 if none fits."""
+    """Return the TwoNN dimension (Facco et al. 2017, eq. 5) from distances (N,) to both nearest rows.
+
+    It is 0 where every row has an equal one, or both its nearest at one distance.
+    """
     x = (second / first)[first > 0].log().sort().values  # log mu of the rows without an equal
     # F: the share of rows up to each of them.
     share = torch.arange(1, len(x) + 1, dtype=x.dtype, device=x.device) / max(len(x), 1)

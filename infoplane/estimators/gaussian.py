@@ -147,7 +147,7 @@ class _Correlations(Problem):
     config: Gaussian
 
     def __init__(self, config: Gaussian, given: Given) -> None:
-        """Find the white directions of Y, and its entropy."""
+        """Find the white directions of Y (uncorrelated, of variance 1), and its entropy."""
         super().__init__(config, given)
         self.side: Side | None = None  # only for real targets
         self.ceiling: Tensor | None = None  # H(Y) in bits, only for classes
@@ -175,7 +175,7 @@ class _Correlations(Problem):
         return out | report("shrinkage", found["shrinkage"], unit="share")
 
     def snapshot(self, layer: Tensor) -> dict[str, Number]:
-        """Return nats, shrinkage and flags of one layer (N, U)."""
+        """Return I(T;Y) in nats, the shrinkage of T and flags, for one layer (N, U)."""
         z = zscore(layer)
         basis = white_basis(z, self.config.shrinkage)
         # Shrunk by more than the least share: more directions than N / 10.

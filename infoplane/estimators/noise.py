@@ -215,7 +215,7 @@ class SamplePropagation(Method):
         return dataclasses.replace(self, reference_rms=rms, passes=passes)
 
     def noise_std(self) -> float:
-        """Return s in the units of T; relative to each value with multiplicative network noise.
+        """Return the noise std s: in the units of T, or for multiplicative network noise as a share of each value.
 
         Raises
         ------
@@ -234,7 +234,10 @@ class SamplePropagation(Method):
         return self.relative_std * self.reference_rms
 
     def estimate(self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None) -> Quantities:
-        """Return every quantity for each snapshot; with `population` of the inputs' law, from all and from halves."""
+        """Return every quantity for each snapshot.
+
+        With `population` they are those of the law of the inputs, from the values of all samples and of halves.
+        """
         found = super().estimate(t, y, x=x, x_ids=x_ids)
         if not self.population:
             return found
@@ -332,7 +335,7 @@ class _Propagation(MixtureProblem):
         return out | {"passes_apart": passes_apart, "degenerate": degenerate}
 
     def _discrete(self, channel: Channel, generator: torch.Generator) -> dict[str, Tensor]:
-        """Return informations with classes, their errors and their null, from one propagation."""
+        """Return I(X;T+Z), I(X;T+Z|Y) and I(T+Z;Y) for classes, with errors and the null, from one propagation."""
         groups, columns = self.classes, None if self.null is None else self.null.columns
         draws = propagate(channel, self.spans, groups.label, generator, shuffled=self.shuffled, columns=columns)
         whole = math.log2(len(self.order)) - draws.whole
@@ -353,7 +356,7 @@ class _Propagation(MixtureProblem):
         return out
 
     def _continuous(self, channel: Channel, generator: torch.Generator) -> dict[str, Tensor]:
-        """Return informations with real targets that have noise of their own, their errors and their null."""
+        """Return I(X;T+Z), I(T+Z;Y+W) and its ceiling for real targets with noise W, with errors and the null."""
         log_n = math.log2(len(self.order))
         zero = self.zero()
         if self.targets is None:  # all are constant
@@ -377,7 +380,7 @@ class _Propagation(MixtureProblem):
         return out
 
     def _weighed(self, values: dict[str, Tensor], control: Tensor) -> dict[str, Tensor]:
-        """Return mean and standard error ("..._se") of each of the values (draws, n)."""
+        """Return mean and standard error ("..._se") of each of the values (draws, n), less what `control` explains."""
         out = {}
         for key, draws in values.items():
             out[key], out[key + "_se"] = weigh_draws(draws, control)
