@@ -51,7 +51,7 @@ def test_the_tests_of_the_page_pass(plugin):
 
 
 def test_an_entry_point_must_keep_its_name(plugin):
-    with pytest.raises(ValueError, match="named 'participation', its entry point says 'wrong'"):
+    with pytest.raises(ValueError, match="gives an estimator 'participation', its entry point says 'wrong'"):
         parse("wrong")
 
 
