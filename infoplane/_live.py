@@ -97,7 +97,10 @@ class Live:
     def begin(
         self, *, probe: Probe, settings: Mapping[str, Any], run: Path | None, run_id: str, resume: bool
     ) -> tuple[int, int | None] | None:
-        """Open the table; return the last step and counter shift of the live run that is resumed, None without one."""
+        """Open the table, and the run's entry in it; called by the recorder, whose arguments these are.
+
+        Where a live run in the table is resumed, return (its last step, its counter shift), else None.
+        """
         self._subsets, _ = resolve(self.subsets, probe)
         path = self.path
         if path is None:
@@ -120,11 +123,11 @@ class Live:
         return last
 
     def annotate(self, **notes: Any) -> None:
-        """Put notes into what the table's meta says of this run."""
+        """Enter notes, by name, into this run's entry in the table's meta."""
         self._meta().update(notes)
 
     def _meta(self) -> dict[str, Any]:
-        """What the table's meta says of this run, to be changed in place."""
+        """Return this run's entry in the table's meta; the caller may change it in place."""
         assert self._index is not None
         entry: dict[str, Any] = self._index.writer.meta["runs"][self._run.run_id]
         return entry
@@ -152,7 +155,10 @@ class Live:
             self.on_rows(rows)
 
     def _estimate(self, layer: Layer, step: int) -> list[Row]:
-        """Rows of one layer for every subset and estimator; a refusal goes into the meta, and the others go on."""
+        """Return the rows of one layer at a step, for every subset and estimator.
+
+        An estimator that refuses the layer gives no rows; its reason goes into the table's meta.
+        """
         (t,) = self._run.read(layer.key, [step])
         bad = frozenset({step} if t.is_floating_point() and not bool(torch.isfinite(t).all()) else ())
         # Path and fingerprint stay empty: tasks read this very snapshot, and open no run.
@@ -160,7 +166,7 @@ class Live:
         rows: list[Row] = []
         for subset, (number, estimator) in itertools.product(self._subsets, enumerate(self.estimators)):
             task = Task(steps, subset, estimator, str(t.device), snapshots=1)
-            # A snapshot with NaN gets rows without values, for which nothing has to be prepared.
+            # A layer with NaN gets rows without values: do not prepare the estimator on it.
             ready = self._ready(number, task) if not bad else Prepared("", estimator)
             refused = [] if ready.refusal is None else [ready.refusal]
             if ready.estimator is not None:
@@ -172,15 +178,19 @@ class Live:
         return rows
 
     def _ready(self, number: int, task: Task) -> Prepared:
-        """The estimator, prepared on the first snapshot of this layer if it needs that, and kept for the later ones."""
-        # Prepared on all classes of a part of the probe (as train) together, which so share one scale.
+        """Return the estimator as prepared on the first snapshot of this layer, or the reason why it refuses.
+
+        `number` is its place in `estimators`. ValueError where it has to see the whole run and `prepare` is "refuse".
+        """
+        # For one class of a part of the probe (as train), prepare on the whole part: all classes then share one scale.
         base = replace(task, subset=task.subset.base)
         key = (number, task.layer.layer, base.subset)
         if key not in self._prepared:
             ready = prepare(base, self._run)
             if ready.refusal is not None:
                 return ready
-            # Prepare again on altered values: a different config shows that it depends on values not recorded yet.
+            # Prepare again on other values: where the settings come out different they depend on the data, and so on
+            # the snapshots that are still to come.
             other = prepare(base, self._run.altered()) if self.prepare == "refuse" else ready
             if other.refusal is None and other.config != ready.config:
                 raise ValueError(
@@ -191,7 +201,7 @@ class Live:
         return self._prepared[key]
 
     def _refuse(self, layer: Layer, subset: Subset, estimator: Estimator, reason: str) -> None:
-        """Note in the meta, and log once, that an estimator gives nothing on this layer and subset."""
+        """Enter into the meta, and log, why an estimator gives nothing on this layer and subset; once for each."""
         key = (layer.key, subset.name, config_json(estimator))
         if key in self._refused:
             return
@@ -234,7 +244,7 @@ class _LiveRun:
         self._taken.append(snapshot.step)
 
     def altered(self) -> _LiveRun:
-        """A copy that reads 2 t + 1 in the place of the values t of each layer."""
+        """Return a copy of this run that reads 2 t + 1 in the place of each layer's values t."""
         other = copy.copy(self)
         other._altered = True
         return other
@@ -262,14 +272,17 @@ class _LiveRun:
         return model + [(now.step, now.epoch, name, layer, v) for (layer, name), v in now.layer_metrics.items()]
 
     def source(self, key: str, step: int) -> str:
-        """The digest that the store gives this layer and step in one shard: a later analysis finds the rows."""
+        """Return the digest that the store would give this layer and step.
+
+        By it a later analysis of the stored run finds that these rows are done.
+        """
         values = self._values(key)
         host = values.contiguous().cpu().reshape(-1).view(torch.uint8).numpy()
-        # One piece with all rows, as where one process recorded the run.
+        # The list has one entry, for all rows: a store has one for each process that recorded rows.
         return source_digest(self._probe_digest, self.layer(key), [([[0, len(values)]], digest(host))])
 
     def read(self, key: str, steps: Sequence[int]) -> Tensor:
-        """The values (1, N, *unit_shape) of a layer in a type that estimators take, on the device of the model."""
+        """Return the newest values of a layer, (1, N, *unit_shape), in a type that estimators take; not moved."""
         t = widened(self._values(key))[None]
         return 2 * t + 1 if self._altered else t
 

@@ -61,14 +61,17 @@ class PageServer(ThreadingTCPServer):
         self.page, self.number = b"", 0
 
     def publish(self, state: str, table: ResultTable | None, every: float) -> None:
-        """Serve the report of this table from now on; without a table, a page that says `state` and waits."""
+        """Serve the report of this table from now on; without a table, a page that says `state` and waits for one.
+
+        The page asks for a newer one every `every` seconds.
+        """
         watched = Watched(f"{state}; as of {time.strftime('%H:%M:%S')}", every, self.number + 1)
         page = waiting_page(watched) if table is None else page_of(table, TITLE, watched)
         self.page, self.number = page.encode(), watched.number
 
     def refusal(self, path: str, headers: Message) -> HTTPStatus | None:
         """The status with which a request is refused, None where it is to be answered."""
-        # Another host name is that of a page in the web which was made to lead to this machine (DNS rebinding).
+        # Refuse any other host name: it belongs to a web site that made its name lead to this machine (DNS rebinding).
         if headers.get_all("Host") not in ([f"{HOST}:{self.port}"], [f"localhost:{self.port}"]):
             return HTTPStatus.FORBIDDEN
         if not hmac.compare_digest(path.encode(), self.path.encode()):
@@ -87,7 +90,7 @@ class PageRequest(BaseHTTPRequestHandler):
     server_version, sys_version = "infoplane", ""
 
     def do_GET(self) -> None:
-        """Send the page, or only that the browser has the newest one already."""
+        """Send the page; status 304 without it if the browser has the newest one, an error if it may not ask."""
         page, tag = self.server.page, f'"{self.server.number}"'
         why = self.server.refusal(self.path, self.headers)
         if why is not None:
@@ -120,7 +123,7 @@ class PageRequest(BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def serving(port: int = 0) -> Iterator[PageServer]:
-    """A running server in a thread of its own, ended with the block."""
+    """Run a server in a thread of its own until the block ends; yield the server."""
     with PageServer(port) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True)
         thread.start()
@@ -154,7 +157,7 @@ def watch(
     ):
         server.publish(f"{run} is being read", None, every)
         echo(f"{server.url}\nthe report of {run}; Ctrl-C ends it")
-        seen, told = None, ""
+        seen, told = None, ""  # the files as last looked at, and the state as last printed
         while True:
             now = contents(run)
             if now != seen:
@@ -167,7 +170,11 @@ def watch(
 
 
 def look(run: Path, table: Path, estimators: Sequence[str], asked: dict[str, Any]) -> tuple[str, ResultTable | None]:
-    """The state of a run in words, and the table of all estimates so far, None where there are none."""
+    """Estimate what is new in a run; return its state in words, and all estimates so far, None where there are none.
+
+    The new ones are kept in the file `table`, those that the run has already are read from its own; `asked` goes to
+    `analyze`.
+    """
     store = open_run(run)
     state = state_of(store)
     known = [read_table(run)] if csv_path(run).exists() else []
@@ -178,7 +185,8 @@ def look(run: Path, table: Path, estimators: Sequence[str], asked: dict[str, Any
             found = analyze(store, list(estimators), table=table, progress=False, **asked)
         except StoreError as error:
             return f"{state}; this time it could not be estimated: {error}", known[0] if known else None
-        # As the range of a layer grows, its bins and so all its numbers change: the file keeps the new ones alone.
+        # `analyze` adds rows to the file, and returns those of the run as it is now. Where the range of a layer has
+        # grown, its bins and so all its numbers are other ones: drop the rows of before from the file.
         found.write(table)
         known.append(found)
     if not known:

@@ -222,7 +222,10 @@ def warnings_as(text: Callable[[object], str]) -> Iterator[None]:
 
 
 class OneLineErrors(click.Group):
-    """Bad use and bad input end in one line on stderr and exit code 2, warnings in one; a bug keeps its traceback."""
+    """A group of commands that shows bad use and bad input as one line on stderr, with exit code 2.
+
+    A warning is one line, too. An error in the program itself keeps its traceback.
+    """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Keep the words of the command line, for the same command again in a child, then let click read them."""
@@ -279,7 +282,7 @@ def in_options(text: str, command: click.Command | None) -> str:
         spelled["settings"] = "--estimator NAME:SETTING=VALUE"
 
     def as_option(found: re.Match[str]) -> str:
-        """The option for `name=value`: a list becomes the option several times, False a flag's `--no-...`."""
+        """Return the option that a match `name=value` stands for: a list repeats it, False gives a flag's opposite."""
         name, value = found.groups()
         if name in options and options[name].is_flag:
             return str(((value == "False" and options[name].secondary_opts) or options[name].opts)[-1])
@@ -301,7 +304,10 @@ def given(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def end(losses: Sequence[object], *, said: bool = False) -> None:
-    """Exit with code 3 if there are `losses`, and name the first of them on stderr unless they were `said` before."""
+    """Exit with code 3 if there are `losses`, what is missing or damaged in the runs; else do nothing.
+
+    The first of them are named on stderr, unless they were `said` before.
+    """
     from infoplane.core.text import first_lines
 
     if losses:
@@ -525,7 +531,7 @@ def associate(
     from infoplane import plots
 
     figures = {plots.association: options.pop("map"), plots.association_scatter: options.pop("scatter")}
-    # Without a word for repetitions, runs that differ in their seed alone count as one configuration.
+    # By default runs that differ in their seed alone count as one configuration; `repetitions=None` turns that off.
     how = ({"repetitions": None} if options.pop("each_run") else {}) | given(options)
     if claim is not None:
         click.echo(f"\n{study.claim(claim, target or 'gap', within=within, **how)}")

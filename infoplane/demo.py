@@ -117,7 +117,7 @@ def train(demo: Demo, run: Path, *, epochs: int, seed: int = 0, progress: bool =
 
 
 def doubts(table: ResultTable) -> list[str]:
-    """What was measured and should not be believed, one line each, from the table alone."""
+    """Return lines that say which numbers in the table should not be believed, and why."""
     rows = table.select(layer=default_layers(table), subset="all")
     layers = list(dict.fromkeys(rows.layer))
     width = max(map(len, layers))

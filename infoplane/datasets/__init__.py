@@ -181,7 +181,10 @@ def idx(path: str | os.PathLike[str] | None = None, *, split: str = "train") -> 
 
 
 def read_idx(path: str | os.PathLike[str]) -> npt.NDArray[np.uint8]:
-    """Read one IDX file of unsigned bytes, gzipped or not, with its shape as the file says."""
+    """Read one IDX file of unsigned bytes, gzipped or not, as an array of the shape that the file states.
+
+    ValueError where it is another kind of file, or its length does not fit its shape.
+    """
     path = Path(path)
     raw = path.read_bytes()
     if raw[:2] == b"\x1f\x8b":  # gzip

@@ -245,7 +245,10 @@ def orthonormal(dims: int, units: int, rng: np.random.Generator) -> Array:
 
 
 def _turn(t: Array, units: int | None, rng: np.random.Generator) -> Array:
-    """Rotate `t` (N, dims) at random, with coordinates of noise added up to `units`; return it as it is for None."""
+    """Add standard normal coordinates to `t` (N, dims) until it has `units`, and rotate all at random: (N, units).
+
+    Return `t` as it is for None, and for one coordinate, which cannot be rotated.
+    """
     if units is None or units == t.shape[1] == 1:
         return t
     require(units >= t.shape[1], f"units must be at least {t.shape[1]}, got {units}")
@@ -271,7 +274,11 @@ def _gaussians(points: Array, means: Array, stds: Array) -> Array:
 
 
 def _class_information(density: Callable[[Array], Array], p: Array, low: Array, high: Array, step: float) -> float:
-    """Return bits between class and point, by integration over `density`, from points (n, dims) to (n, K)."""
+    """Return the information in bits between a class and a point, by integration over the point.
+
+    `density` gives, for points (n, dims), their densities (n, K) in each class; `p` (K,) are the probabilities of the
+    classes. The points fill the box from `low` to `high`, (dims,) each, at distances of at most `step`; dims is 1 or 2.
+    """
     # In the plane the trapezoid rule converges exponentially for Gaussians that vanish at the edges; in one dimension
     # Simpson's rule also serves densities that end at an edge. It needs an odd number of points, hence the 2 and + 1.
     axes = [np.linspace(a, b, 2 * math.ceil((b - a) / step / 2.0) + 1) for a, b in zip(low, high, strict=True)]
@@ -290,7 +297,10 @@ def _class_information(density: Callable[[Array], Array], p: Array, low: Array, 
 
 
 def _sum_log_ratio(density: Array, p: Array, weight: Array | None = None) -> float:
-    """Return sum_n w_n sum_k p_k f_k(n) log2 (f_k(n) / f(n)), with `density` f (n, K) and f(n) = sum_k p_k f_k(n)."""
+    """Return sum_n w_n sum_k p_k f_k(n) log2 (f_k(n) / f(n)), with `density` f (n, K) and f(n) = sum_k p_k f_k(n).
+
+    `weight` has the w_n, (n,), as those of a quadrature; they are 1 by default.
+    """
     mixture = density @ p
     ratio = density / np.where(mixture > 0, mixture, 1.0)[:, None]
     # Where a density is 0 its term is 0: the logarithm of 1 stands for that of 0.

@@ -46,32 +46,37 @@ class Checkpoint:
 
 
 def read_checkpoint(path: Path, key: str | None = None) -> Checkpoint:
-    """Weights and numbers of a `.safetensors`, of any torch file, or of a folder as Hugging Face saves models.
+    """Read the weights, and the single numbers beside them, of one checkpoint.
+
+    `path` is a `.safetensors`, a file of `torch.save`, or a folder as Hugging Face saves models. `key` names the entry
+    with the weights; without it, that is the whole file, or the entry with a usual name such as `state_dict`.
 
     Raises
     ------
     ValueError
-        It holds anything that is executed on loading, is cut short, or has no weights: in one line.
+        The file holds anything that would be executed on loading, is cut short, or has no weights. The message is one
+        line.
     OSError
-        It cannot be read.
+        The file cannot be read.
     """
     loaded = _of_folder(path) if path.is_dir() else _of_file(path)
     held = loaded if key is None and _is_state(loaded) else loaded[_key_of_weights(loaded, key)]
-    # Numbers that count batches are tensors among the weights.
+    # Where the file is the state dict itself, a single number in it, as a count of batches, is a weight and no metric.
     beside = {k: v for k, v in loaded.items() if held is not loaded or not isinstance(v, Tensor)}
     weights = {k: v for k, v in held.items() if isinstance(v, Tensor) or k.endswith(_EXTRA)}
     return Checkpoint(weights, {str(k): float(v) for k, v in _numbers(beside)})
 
 
 def _of_file(path: Path) -> Mapping[Any, Any]:
-    """Return what one file holds by its keys; nothing in it is executed. ValueError where that cannot be read."""
+    """Read one file and return its entries by key, executing nothing in it; ValueError where it cannot be read so."""
     try:
         if path.suffix.lower() == ".safetensors":
             from safetensors.torch import load_file
 
             return load_file(path)
         refuse_compressed(path)
-        # Indices of sparse tensors come from the file: torch looks at them only when asked to.
+        # Have torch check the indices of sparse tensors: a damaged file may hold wrong ones, and by default torch does
+        # not look.
         with warnings.catch_warnings(), torch.sparse.check_sparse_tensor_invariants():  # type: ignore[no-untyped-call]
             warnings.simplefilter("ignore")
             loaded = torch.load(path, map_location="cpu", weights_only=True)
@@ -87,7 +92,10 @@ def _of_file(path: Path) -> Mapping[Any, Any]:
 
 
 def _of_folder(folder: Path) -> dict[str, Any]:
-    """The weights in a folder, whole or from pieces, under `state_dict`, and what the trainer noted at their step."""
+    """Read a Hugging Face folder: return its weights as entry `state_dict`, and the numbers that its trainer logged.
+
+    The weights are one file, or several that an index file lists. ValueError where the folder has neither.
+    """
     found = next((folder / name for name in _FOLDER if (folder / name).is_file()), None)
     if found is None:
         raise ValueError(f"the folder holds no {', '.join(_FOLDER[::2])} or index of one; name the checkpoints in it")
@@ -97,7 +105,7 @@ def _of_folder(folder: Path) -> dict[str, Any]:
 
 
 def _pieces(index: Path) -> list[str]:
-    """The files that an index names; ValueError for one that does not lie beside it."""
+    """Return the weight files that an index file lists; ValueError for none, or one in a folder other than its own."""
     named = _json(index).get("weight_map")
     names = sorted({str(name) for name in named.values()}) if isinstance(named, Mapping) else []
     foreign = next((name for name in names if Path(name).name != name), None)
@@ -114,7 +122,7 @@ def _trainer_state(file: Path) -> dict[str, float]:
     step, log = state.get("global_step"), state.get("log_history")
     entries = log if isinstance(log, list) else []
     here = [entry for entry in entries if isinstance(entry, Mapping) and entry.get("step") == step]
-    # The trainer's own state gives only what counts training, its log all numbers.
+    # Take the counters (step, epoch) alone from the state itself, but all numbers from its log entries.
     return {k: v for entry in [state, *here] for k, v in _numbers(entry) if entry is not state or k in _COUNTERS}
 
 
@@ -141,7 +149,7 @@ def _numbers(values: Mapping[Any, Any]) -> Iterator[tuple[str, float]]:
 
 
 def _is_state(value: Any) -> bool:
-    """Whether a value maps names of parameters to tensors."""
+    """Whether a value looks like a state dict: a mapping from texts, with tensors, and no mapping but extra state."""
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         return False
     plain = not any(isinstance(v, Mapping) and not k.endswith(_EXTRA) for k, v in value.items())
@@ -149,11 +157,14 @@ def _is_state(value: Any) -> bool:
 
 
 def _key_of_weights(loaded: Mapping[Any, Any], key: str | None) -> str:
-    """The key of the weights: as asked for, of a usual name, or the only one; ValueError where that is not clear."""
+    """Return the key of the weights: `key` if given, else the one usual name, else the only state dict there is.
+
+    ValueError where there are no weights under it, or several entries could be meant.
+    """
     held = [k for k, v in loaded.items() if _is_state(v)]
-    usual = [key] if key is not None else [name for name in _WEIGHTS if name in held] or held
-    if len(usual) == 1 and usual[0] in held:
-        return str(usual[0])
+    candidates = [key] if key is not None else [name for name in _WEIGHTS if name in held] or held
+    if len(candidates) == 1 and candidates[0] in held:
+        return str(candidates[0])
     what = "no weights" if key is None and not held else f"no weights {key!r}" if key else "several sets of weights"
     more = f"; choose with key={held[0]!r}" if held else "; save model.state_dict()"
     raise ValueError(f"it has {what}, but {listed([printable(k) for k in loaded], 8) or 'nothing'}{more}")
@@ -163,12 +174,15 @@ def _key_of_weights(loaded: Mapping[Any, Any], key: str | None) -> str:
 
 
 def steps_of(paths: Sequence[Path], steps: Sequence[Any] | None, key: str | None) -> list[int | Exception]:
-    """The step of each checkpoint: as given, by its name, or by what stands in it; why one cannot be read.
+    """Return the step of each checkpoint; in its place the exception where the file cannot be read.
+
+    The steps are those given. Without any they are the numbers in the names of the files, or, where the names tell
+    none, the counters (`step`, `epoch`, ...) stored in the files, whose weights are found by `key`.
 
     Raises
     ------
     ValueError
-        Steps of another number than checkpoints; or neither names nor contents tell the steps.
+        `steps` and `paths` differ in length, or neither names nor contents tell the steps.
     """
     if steps is not None:
         if len(steps) != len(paths):
@@ -185,7 +199,7 @@ def steps_of(paths: Sequence[Path], steps: Sequence[Any] | None, key: str | None
 
 
 def _stated(path: Path, key: str | None) -> int | Exception | None:
-    """The step that stands in a checkpoint, None where there is none; the error where it cannot be read."""
+    """Return the step stored in a checkpoint, None where none is stored; the exception where it cannot be read."""
     try:
         numbers = read_checkpoint(path, key).numbers
         stated = next((numbers[name] for name in _COUNTERS if name in numbers), None)
@@ -200,13 +214,14 @@ def _stated(path: Path, key: str | None) -> int | Exception | None:
 def load(model: nn.Module, weights: Mapping[str, Any], ignore: Sequence[str] = ()) -> list[str]:
     """Copy weights into the model; return the names of those that are rounded to the model's own type.
 
-    Nothing is copied unless all fit. `ignore` are globs of keys that the model need not have; a parameter that the
-    checkpoint lacks is never left as it is, for it would be that of another step.
+    Nothing is copied unless all fit. `ignore` are globs of the checkpoint's keys: what the model does not have is left
+    out if a glob fits. Every key of the model must be in the checkpoint, or the model would keep its value of an
+    earlier step.
 
     Raises
     ------
     ValueError
-        A key is missing or unexpected, or a shape is another one.
+        A key is missing or unexpected, or a shape differs.
     """
     own: dict[str, Any] = model.state_dict()
     found = _renamed(weights, own)
@@ -230,10 +245,13 @@ def load(model: nn.Module, weights: Mapping[str, Any], ignore: Sequence[str] = (
 
 
 def _absent(own: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-    """Return the keys of the model's state `own` that `found` lacks, but not those of a tensor found by another key."""
+    """Return the keys of the model's state `own` that `found` lacks.
+
+    A tensor that the model has under several keys (tied weights) needs to be found under one of them alone.
+    """
 
     def place(key: str) -> object:
-        """What two keys of one tensor share: its memory and shape; the key itself for one without memory."""
+        """Return what is equal for all keys of one tensor: its memory and shape; the key itself where it has none."""
         tensor = own[key]
         return (tensor.data_ptr(), tensor.shape) if isinstance(tensor, Tensor) and tensor.numel() else key
 
@@ -248,14 +266,15 @@ def _narrower(mine: Any, value: Any) -> bool:
 
 
 def _renamed(weights: Mapping[str, Any], own: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The weights under the model's own keys, without the names that wrappers and outer modules add."""
+    """Return the weights under the model's own keys `own`: take off what wrappers or an outer module put in front."""
     if own.keys() <= weights.keys():
         return weights
     clean = {without_wrappers(key): key for key in own}
     found = {without_wrappers(key): value for key, value in weights.items()}
     if len(clean) < len(own) or len(found) < len(weights):
-        return weights  # wrappers are all that tells two of them apart
-    # A module that holds the model, as one of Lightning does, puts its name in front.
+        return weights  # without the names of wrappers, two keys would be the same
+    # A Lightning module that holds the model puts its attribute in front (`net.fc1.weight`). Take that off where the
+    # keys do not fit with it, and all keys of the model are there without it.
     for outer in dict.fromkeys(key.partition(".")[0] for key in found):
         inner = {key.removeprefix(f"{outer}."): value for key, value in found.items()}
         if not clean.keys() <= found.keys() and clean.keys() <= inner.keys():

@@ -54,11 +54,11 @@ class Failed:
 
 
 def outcome(work: Callable[[], T]) -> T | Failed:
-    """The result of `work()`, or its exception as Failed: the only place where the recorder catches one to go on.
+    """Return the result of `work()`, or its exception as Failed: the one place where the recorder catches to go on.
 
-    Out of memory, and errors of the accelerator, after which nothing on it can be trusted, are raised as they are,
-    as are warnings that a filter of the user's made exceptions, and whatever is no `Exception` (Ctrl-C, SystemExit),
-    also where another exception has covered it.
+    Raised, not caught, are: out of memory; errors of the accelerator, after which nothing on it can be trusted;
+    warnings that a filter of the user's turned into exceptions; and whatever is no `Exception` (Ctrl-C, SystemExit).
+    This holds too where one of them is the cause, the context or a group member of the exception that came.
     """
     try:
         return work()
@@ -70,10 +70,10 @@ def outcome(work: Callable[[], T]) -> T | Failed:
 
 
 def ending(error: BaseException | None) -> BaseException | None:
-    """The exception that has to be raised on, because of itself or one behind it; None where it may be caught.
+    """Return the exception to raise because `error` must end the recording; None where `error` may be caught.
 
-    Behind an exception are its cause, its context and the members of its group. What is no `Exception`, as Ctrl-C, is
-    returned itself; `error` stands for all others.
+    Looks at `error` and at all behind it: cause, context and members of a group. Where one of these is no `Exception`,
+    as Ctrl-C, that one is returned. Where another of them ends the recording (`_ends`), `error` itself is.
     """
     seen: list[BaseException] = []  # they may refer to one another in a circle
     todo = [error]
@@ -132,7 +132,10 @@ def say(error: BaseException) -> str:
 
 @dataclass
 class _Listed:
-    """One problem, with how often and at which steps it arose; a `note` is of what the model did not call."""
+    """One problem: its text, how often and at which steps it arose.
+
+    `note` is true where the model just did not call a layer: `verify` counts a run with such problems alone as clean.
+    """
 
     what: str
     note: bool
@@ -141,7 +144,7 @@ class _Listed:
 
     def problem(self) -> Problem:
         """The problem as `Recorder.problems` and `verify` show it."""
-        # How often is told by the steps already, where it arose once at each; one without a step has none.
+        # The list of steps tells how often, unless the problem arose several times at a step, or without a step.
         often = f", {self.count} times" if self.count > max(1, len(self.steps)) else ""
         return Problem("", self.what + often, tuple(self.steps), note=self.note)
 
@@ -153,10 +156,10 @@ class _Listed:
 
 
 class Problems:
-    """The policy of one recorder, and what it forgave.
+    """Decides for one recorder whether a failure is raised or forgiven, and lists those that were forgiven.
 
-    Until `begun`, and always under "raise", an exception goes on to the caller. Later ones are listed and warned
-    of: a kind at its first, 10th, 100th ... time.
+    Until `begun`, and always under `on_error="raise"`, a failure is raised to the caller. Otherwise it is forgiven:
+    listed, with a warning of the first, 10th, 100th ... failure of its kind.
     """
 
     def __init__(self, on_error: Literal["warn", "raise"]) -> None:
@@ -182,7 +185,7 @@ class Problems:
         return self.begun and self._on_error == "warn"
 
     def attempt(self, what: str, work: Callable[[], T], step: int | None = None) -> T | None:
-        """The result of `work()`; if it fails, raise its error, or list `what` as missing and return None."""
+        """Return the result of `work()`. If it fails, list `what` as missing and return None, or raise its error."""
         found = outcome(work)
         if not isinstance(found, Failed):
             return found
@@ -208,7 +211,7 @@ class Problems:
         self._list(what, what, step, note=False)
 
     def _list(self, key: str, what: str, step: int | None, *, note: bool) -> None:
-        """Enter a problem and its step into the list; beyond `MOST_PROBLEMS` entries, under `others`."""
+        """Enter the problem `key`, with its text `what`, and its step; a new one beyond `MOST_PROBLEMS` as `others`."""
         if key not in self._entries and len(self._entries) >= MOST_PROBLEMS:
             key, what, note = "others", "further problems of other kinds", False
         entry = self._entries.setdefault(key, _Listed(what, note))
@@ -218,26 +221,26 @@ class Problems:
         self._unsaved = True
 
     def _count(self, kind: str, errors: Mapping[str, Exception], step: int | None) -> None:
-        """Count a problem of this kind, whose errors are given by name; prepare a warning of the 1st, 10th, 100th."""
+        """Count one more problem of this kind; prepare a warning of its `errors` (by name) at the 1st, 10th, 100th."""
         count = self._kinds[kind] = self._kinds.get(kind, 0) + 1
         if count != 10 ** (len(str(count)) - 1):  # the power of ten with as many digits
             return
         at = "" if step is None else f" at step {step}"
         again = f" (for the {count}th time)" if count > 1 else ""
-        self._saved_at = -SAVE_SECONDS  # what is new is saved at once
+        self._saved_at = -SAVE_SECONDS  # makes the next `save` write at once
         self._unsaid.append(
             f"not recorded{at}{again}: {listed(list(errors), 5)}: {say(next(iter(errors.values())))}; training goes "
             'on, and all that is missing stands in recorder.problems (on_error="raise" stops instead)'
         )
 
     def warn_of_new(self) -> None:
-        """Give the warnings that wait, when the snapshot is over: a filter may turn one into an exception."""
+        """Give the warnings that wait. Called after the snapshot, since a user's filter may make one an exception."""
         unsaid, self._unsaid = self._unsaid, []
         for text in unsaid:
             warn(printable(text))
 
     def save(self, *, now: bool = False) -> None:
-        """Hand the list to `save_with` where it has grown, at most every two seconds unless `now` or a kind is new."""
+        """Give the list to `save_with` if it has grown; once in two seconds, or at once for `now` or a warning."""
         save = self.save_with
         if save is None or not self._unsaved or not (now or time.monotonic() - self._saved_at >= SAVE_SECONDS):
             return
@@ -249,13 +252,13 @@ class Problems:
 
 
 def _kind(what: str, error: Exception) -> str:
-    """A text that two problems of one kind share: where they arose, and the message without numbers and names."""
+    """Return the text that tells kinds of problems apart: place and message, with numbers and quoted names as #."""
     return re.sub(r"'[^']*'|\"[^\"]*\"|[-+]?\d[\d.e+-]*", "#", f"{what}: {say(error)}")
 
 
 def raise_any(missing: Mapping[str, Exception]) -> None:
     """Raise the first of the errors, if there are any; layers that did not run as before are named together."""
-    for first in missing.values():  # which raises at the first of them
+    for first in missing.values():  # the body always raises, so that it runs for the first of them alone
         if not isinstance(first, NotCalled):
             raise first
         short = [error.short for error in missing.values() if isinstance(error, NotCalled)]

@@ -55,27 +55,31 @@ class Ranks:
     def together(
         self, work: Callable[[], T], missing_from: Callable[[T], Mapping[str, Exception]] = lambda value: {}
     ) -> tuple[T, dict[str, Exception]]:
-        """Do the work that every rank does; return (its value on this rank, name -> error of what any rank misses).
+        """Do work that every rank does at the same time, and agree with the others on what is missing.
 
-        `missing_from(value)` maps what is missing on this rank, as a layer, to the reason.
+        Returns (what `work()` returned on this rank, name -> error of all that is missing on any rank).
+        `missing_from(value)` gives what is missing on this rank, such as a layer, as name -> error.
 
         Raises
         ------
         PeerError
-            If another rank failed; what fails here is raised as it is, when the others know.
+            If `work()` failed on another rank. A failure on this rank is raised as it is, after the others were told.
         """
         try:
             value = work()
             missing = missing_from(value)
         except Exception as error:
-            # Of a PeerError all ranks know already; over a broken connection nobody can be told.
+            # Tell the others, unless they know (they raise the same PeerError) or the connection is broken.
             if not isinstance(error, PeerError) and not is_broken(error):
                 self._exchange(_Report(say(error), ending(error) is not None, {}))
             raise
         return value, self._missing_anywhere(missing)
 
     def enter_pass(self, model: nn.Module) -> None:
-        """Wait for the other ranks ahead of a pass, and take rank 0's buffers; PeerError where a rank has failed."""
+        """Wait for the other ranks before a pass over the probe; PeerError where one has failed.
+
+        Where each rank runs its own rows, also take over the model's buffers from rank 0.
+        """
         self._missing_anywhere({})
         if self.share == "rows":
             _share_buffers(model)

@@ -47,7 +47,7 @@ from infoplane.hooks.schedule import StepCounter, as_schedule
 
 @dataclass(frozen=True)
 class Visit:
-    """The arguments of one call of `snapshot`, kept for the exit when the schedule skipped it."""
+    """The arguments of one call of `snapshot`; of a last call that was skipped, for the snapshot taken on closing."""
 
     step: int
     epoch: float
@@ -57,7 +57,10 @@ class Visit:
 
 
 class Session:
-    """One model, or the `members` of a collection in one program, and the destination of each one's snapshots."""
+    """One recording: of a model, or of the `members` of a collection that one program runs together.
+
+    `destinations` say where the snapshots go: one for the model, or one for each member.
+    """
 
     def __init__(self, settings: Settings, destinations: Sequence[Destination], members: Members | None = None) -> None:
         """Check the settings; nothing runs and no file is written before `start`."""
@@ -80,7 +83,7 @@ class Session:
         self._distance: WeightDistance | None = None
 
     def _check(self, settings: Settings) -> None:
-        """Raise ValueError for settings that do not fit each other, or the members."""
+        """Raise ValueError for settings that contradict each other, or that the members cannot have."""
         if settings.keep_activations and any(d.run is None for d in self.destinations):
             raise ValueError('run must name a directory for the activations, as run="runs/a"')
         if not settings.keep_activations and not all(d.sinks for d in self.destinations):
@@ -119,7 +122,7 @@ class Session:
     def describe(self) -> dict[str, Any]:
         """The settings of the run, for its `run.json`."""
         prober, settings, probe = self.prober, self.settings, self.prober.probe.record
-        passes = int(probe.repeats.max())
+        passes = int(probe.repeats.max())  # further passes: the first pass is 0, and they are counted from 1
         return {
             "model": f"{type(self.model).__module__}.{type(self.model).__qualname__}",
             "layers": [la.key for la in prober.layers],
@@ -197,7 +200,8 @@ class Session:
         resumed = [(last, shift) for last, shift in found if last is not None]
         if len(resumed) < len(found):
             return None
-        # Where members stopped at different steps, the earliest; of one step, of a member that noted a shift.
+        # Where members stopped at different steps, go on from the earliest. Among members that stopped there, take the
+        # shift of the counters from one that noted it.
         last_step, shift = min(resumed, key=lambda ends: (ends[0], ends[1] is None))
         self._steps.resume(last_step, shift)
         self._noted_shift = False
@@ -231,14 +235,18 @@ class Session:
     def snapshot(
         self, step: Any, epoch: Any, metrics: Mapping[str, Any] | None, *, force: bool, state: State | None = None
     ) -> bool:
-        """Take the step if it is due; `state` replaces that of the members."""
+        """Record the step if it is due or `force` is set, and tell whether this process recorded it.
+
+        `state` replaces the (parameters, buffers) of the members. RuntimeError where the recorder is not open, or was
+        opened in another process.
+        """
         if self.state != "open":
             raise RuntimeError("snapshot() needs an open recorder: use it inside `with Recorder(...) as recorder:`")
         if os.getpid() != self._pid:
             raise RuntimeError(f"this recorder belongs to process {self._pid}, not to its child {os.getpid()}")
 
         def count() -> tuple[int, bool]:
-            """The step of this call, and whether it is due; a new state of the members is put in place first."""
+            """Put a new state of the members in place; return the step of this call, and whether it is due."""
             if state is not None and self._members is not None:
                 self._members.use(state)
             return self._steps.call(step, force=force)
@@ -253,7 +261,10 @@ class Session:
         return taken
 
     def _visit(self, step: int, epoch: Any, metrics: Any) -> Visit:
-        """Return the arguments of one call of `snapshot`, with its metrics as numbers and its gradient moments."""
+        """Return the arguments of one call of `snapshot`, with metrics as numbers, and gradient moments.
+
+        The first call also writes into the session's file by how much the loop's counters are shifted.
+        """
         attempt, moments = self.problems.attempt, self.settings.gradients
         notes = {SHIFT: self._steps.shift}
         for destination in () if self._noted_shift else self.destinations:
@@ -279,12 +290,12 @@ class Session:
         found = outcome(lambda: copy.copy(self._steps).call(step)[1])  # a copy: asking counts no step
         if isinstance(found, Failed) and not self.problems.forgiving:
             raise found.error
-        return not isinstance(found, Failed) and found  # of a failure False: `snapshot` lists it
+        return not isinstance(found, Failed) and found  # False for a failure: `snapshot` will meet and list it
 
     # -- one snapshot ----------------------------------------------------------------------------------
 
     def _take(self, visit: Visit) -> bool:
-        """Take one snapshot, and tell whether this process did; the first one that is whole begins the recording."""
+        """Take one snapshot, and tell whether this process did. Failures are forgiven from the end of the first on."""
         self._skipped = None
         attempt, take = self.problems.attempt, partial(self._record, visit)
         taken = self._ranks.takes_part and attempt("a whole snapshot", take, visit.step)
@@ -292,10 +303,10 @@ class Session:
         return bool(taken)
 
     def _record(self, visit: Visit) -> bool:
-        """Run the probe and emit the layers that no rank lost; ValueError where none is left, else True."""
+        """Run the probe and give the sinks the layers that no rank lost; return True. ValueError where none is left."""
 
         def measured() -> Captured:
-            """A pass over this rank's part of the probe, looked through for what the user should know."""
+            """Run this rank's part of the probe; warn of what `Watch` finds in it, as NaN."""
             before = self.prober.layers
             captured = self.prober.measure(visit.step, self._memory().allocator(on_device=any(self._on_device())))
             self._watch.look(visit.step, before, captured, self.prober.probe, axis=0 if self._members is None else 1)
@@ -312,7 +323,10 @@ class Session:
         return True
 
     def _numbers(self, metrics: Any, step: int) -> list[dict[str, float]]:
-        """The metrics of each run by name; those that are no numbers are raised, or left out and listed as problems."""
+        """Return the metrics of each run by name, as floats.
+
+        One that is no number is left out and listed as a problem, or raises where failures are not forgiven.
+        """
         if not isinstance(metrics, Mapping):
             raise TypeError(f"metrics must map names to numbers, as {{'loss': 0.3}}, got {metrics!r:.80}")
         runs = len(self.destinations)
@@ -325,10 +339,11 @@ class Session:
         """Hand each run's snapshot to its sinks."""
         alone = self._members is None
 
-        # This waits for the device, so it comes ahead of the long copies.
+        # Reading numbers waits for the device, so do it before the long copies of `values` are started.
         layer_metrics = self.problems.attempt(
             "metrics of layers", lambda: as_numbers({**visit.layer_metrics, **self._norms()}), visit.step
         )
+        # No arrays where every sink reads the tensors. `pending`, if not None, waits until the arrays are filled.
         arrays, pending = ({}, None) if all(self._on_device()) else self._memory().arrays(values)
         now = time.time()
         for i, destination in enumerate(self.destinations):
@@ -355,7 +370,7 @@ class Session:
         return {**norms, **moved}
 
     def _check_start(self, last_step: int | None) -> None:
-        """Raise ValueError where the weights at the start of the run are asked for, and it has begun before."""
+        """Raise ValueError for `weight_distance=True` in a resumed run: the weights of its start are gone."""
         if self.settings.weight_distance is True and last_step is not None:
             raise ValueError(
                 f"weight_distance=True takes the weights at the start, and this run goes on after step {last_step}; "
@@ -367,7 +382,7 @@ class Session:
         return [getattr(sink, "on_device", False) for d in self.destinations for sink in d.sinks]
 
     def _memory(self) -> HostMemory:
-        """Host memory for the device that the model is on now."""
+        """Return the memory for copies of snapshots; a new one where the model has moved to another device."""
         device = self.prober.device
         if self._host is None or self._host.device != device:
             self._host = HostMemory(device, self.sizes.per_snapshot)
@@ -414,7 +429,8 @@ class Watch:
     def _finite(self, step: int, found: Mapping[str, Tensor]) -> None:
         """Raise for NaN and infinite values, or warn of them, as the user has chosen."""
         floating = {key: values for key, values in found.items() if values.is_floating_point()}
-        # The sum is sixteen times faster than a look at every value, and finite when all are.
+        # Look at each value only where the sum is not finite, as with any NaN or infinite value: a sum is sixteen
+        # times faster. The sum of finite values may overflow; then `bad` is 0.
         sums = to_numbers([values.sum(dtype=torch.float32) for values in floating.values()])
         for (key, values), total in zip(floating.items(), sums, strict=True):
             bad = 0 if math.isfinite(total) else int((~torch.isfinite(values)).sum())

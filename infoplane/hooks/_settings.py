@@ -79,7 +79,7 @@ class Settings:
     quiet: bool = False
 
     def __post_init__(self) -> None:
-        """Raise TypeError or ValueError for arguments that cannot be, or not together."""
+        """Raise TypeError or ValueError for impossible arguments, and for those that exclude each other."""
         if not isinstance(self.model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, got {type(self.model).__qualname__}")
         check_positive("probe_batch_size", self.probe_batch_size)
@@ -95,7 +95,7 @@ class Settings:
                 raise ValueError(f"depth must be a whole number of at least 1, got {self.depth!r}")
             if self.layers is not None:
                 raise ValueError("layers and depth both choose layers; pass one of them")
-        _ = self.abouts  # raises where one is not plain
+        _ = self.abouts  # raises where a value is no number, text, bool or None
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}, got {getattr(self, name)!r}")
@@ -114,7 +114,7 @@ class Settings:
 
     @property
     def named(self) -> Layers:
-        """The layers that were named; None where the model's own structure says which."""
+        """The layers that the user named; None for the default and for "blocks", which the model's structure gives."""
         return None if isinstance(self.layers, str) and self.layers == "blocks" else self.layers
 
     @property

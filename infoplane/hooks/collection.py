@@ -101,7 +101,7 @@ class CollectionRecorder(Recorder):
 
 
 def _paths(runs: Sequence[str | Path] | str | Path | None, count: int) -> list[Path | None]:
-    """The directory of each member; ValueError unless they are as many, and different."""
+    """Return a directory for each of `count` members, Nones without `runs`; ValueError unless all are different."""
     if runs is None:
         return [None] * count
     each = [str(runs).format(member=i) for i in range(count)] if isinstance(runs, str | Path) else runs

@@ -51,7 +51,7 @@ def _module(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-            raise  # it is there, and needs another one
+            raise  # the module is there, and what is missing is another one that it imports
         raise ValueError(
             f"no module {name!r}, neither in {here} nor installed; a file is named train.py:make"
         ) from error

@@ -22,7 +22,7 @@ DISTANCE = "weight_distance"
 
 @dataclass
 class _Moments:
-    """Steps, mean, and sum of squares around the mean of one parameter's gradients."""
+    """Of one parameter's gradients: their number, their mean, and the sum of their squared distances from the mean."""
 
     count: int
     mean: Tensor
@@ -148,7 +148,7 @@ class GradientMoments(Installed):
                 self._update(known[name], gradient)
 
     def _add(self, parameter: Tensor) -> None:
-        """Add the gradient that a parameter has now."""
+        """Add the gradient that a parameter has now; none, or a sparse one, is left out."""
         gradient = parameter.grad
         if gradient is not None and gradient.layout is torch.strided:
             self._update(parameter, gradient)
@@ -156,7 +156,7 @@ class GradientMoments(Installed):
     @torch.no_grad()
     def _update(self, parameter: Tensor, gradient: Tensor) -> None:
         """Add one gradient by Welford's update, which is stable in the gradient's own precision."""
-        # Sharded gradients stay so: `root_of_sums` adds up what all processes have.
+        # A gradient that is sharded over processes is not gathered here: `root_of_sums` gathers the sums at the end.
         gradient = gradient.detach().float()
         seen = self._moments.get(parameter)
         if seen is None:
@@ -169,10 +169,10 @@ class GradientMoments(Installed):
 
     @torch.no_grad()
     def take(self) -> LayerMetrics:
-        """Norms since the last call, by (module name, metric), and start over ("@out" is the model itself).
+        """Return the norms over the steps since the last call, by (module name, metric), and start over.
 
-        Each is a scalar, or (members,). `gradient_std_norm` is absent where there was one step only;
-        `gradient_steps` is their number.
+        Each is a scalar, or (members,). "@out" is the model itself. `gradient_steps` is the number of steps;
+        `gradient_std_norm` is absent where there was only one.
         """
         metrics: LayerMetrics = {}
         for name, parameters in self._parameters.by_module.items():
@@ -198,17 +198,18 @@ def weight_norms(
     parameter_dim: int | Mapping[str, int] = 0,
     values: Mapping[str, Tensor] | None = None,
 ) -> LayerMetrics:
-    """Frobenius norm of each module's own parameters together, by (module name, "weight_norm").
+    """Return the Frobenius norm of all own parameters of each module, by (module name, "weight_norm").
 
-    With `members` one norm for each, (members,), of parameters that have them along `parameter_dim`; or of
-    `values`, which stand for the parameters by name and have the members first, as `torch.func` stacks them.
+    Without `members` a norm is a scalar; with them it is (members,). Their axis in each parameter is `parameter_dim`.
+    `values` (parameter name -> tensor), as `torch.func` stacks them with the members first, are used in the place of
+    the model's parameters.
     """
     parameters = Parameters(model, members, parameter_dim)
     if values is None:
         parameters.check(parameters.names)
 
     def square(p: Tensor) -> Tensor:
-        """The sum of squares of a parameter or of what stands for it; members without such share the parameter."""
+        """Return the sum of squares of `p`, or of its entry in `values`; without an entry all members share `p`."""
         name = parameters.names[p]
         value = p if values is None else values[name] if name in values else p.expand(members or 1, *p.shape)
         return parameters.sum(p, value.detach().float().square())
@@ -220,12 +221,12 @@ def root_of_sums(squares: list[Tensor]) -> Tensor:
     """The norm of all values together, from the sums of squares of their parts, which may lie on several devices."""
     total = torch.stack([s.to(squares[0].device) for s in squares]).sum(0)
     if hasattr(total, "full_tensor"):
-        total = total.full_tensor()
+        total = total.full_tensor()  # of parameters sharded over processes: the sum over all of these
     return total.sqrt()
 
 
 def numbers(name: Any, value: Any, members: int | None = None) -> list[float]:
-    """A metric as a list of one number, or of one for each of `members`; TypeError for what is no number."""
+    """Return a metric as a list of one float, or with `members` of one for each; TypeError for what is no number."""
     if not isinstance(name, str) or not name:
         raise TypeError(f"metrics map names to numbers, got the name {name!r:.80}")
     value = value.detach().cpu() if isinstance(value, Tensor) else value
@@ -244,20 +245,23 @@ def numbers(name: Any, value: Any, members: int | None = None) -> list[float]:
 
 
 def as_numbers(metrics: LayerMetrics) -> list[dict[tuple[str, str], float]]:
-    """The numbers of each network from scalars, or from metrics (members,); with one wait for the device."""
+    """Return one dict of numbers for each network: one dict from scalars, `members` dicts from metrics (members,).
+
+    Waits for the device once.
+    """
     columns = to_numbers([values.reshape(-1) for values in metrics.values()])
     return [dict(zip(metrics, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 def to_numbers(values: Sequence[Tensor]) -> list[Any]:
-    """Tensors of one shape as Python numbers, or lists of them; with one wait for the device."""
+    """Return tensors that have one shape as Python numbers, or lists of them; waits for the device once."""
     if not values:
         return []
     return list(torch.stack([v.to(values[0].device) for v in values]).tolist())
 
 
 class Parameters:
-    """Sums over parameters, one for each of the `members` where there are several, (members,).
+    """The parameters of a model, by module and by name, and sums over them: a scalar, or with `members` (members,).
 
     `dim` is the axis of the members, for all parameters or by patterns of their names ("*" for all others).
     """
@@ -270,7 +274,7 @@ class Parameters:
         self.by_name = {n: p for p, n in self.names.items()}
         left = set(self.names)  # parameters that no module has yet
         for name, named in named_modules(model).items():
-            # A parameter that several modules share counts for the first.
+            # A parameter that several modules share counts for the first of them only.
             if own := [p for p in named.module.parameters(recurse=False) if p in left]:
                 self.by_module[name or "@out"] = own
             left.difference_update(own)
@@ -300,14 +304,15 @@ class Parameters:
 
 
 class WeightDistance:
-    """|w_t - w_0| over the parameters that are trained, of the model and of each module.
+    """Measures |w_t - w_0|, over the parameters that are trained, for the model and for each module.
 
-    `start` has w_0 by parameter name, as a state dict; without it the weights as they are now, copied, are the start.
+    w_t are the weights at the time of `take`. w_0 are those in `start`, by parameter name as in a state dict; without
+    it, a copy of the weights as they are now.
     """
 
     @torch.no_grad()
     def __init__(self, model: nn.Module, start: Any = None) -> None:
-        """Copy the start; TypeError or ValueError where it is not that of the model's parameters."""
+        """Copy w_0. TypeError where `start` is no mapping; ValueError where it does not fit, or nothing is trained."""
         if not isinstance(start, Mapping | None):
             kind = type(start).__name__
             raise TypeError(f"weight_distance must be True, or the weights of the start by parameter name, got {kind}")
@@ -331,7 +336,7 @@ class WeightDistance:
 
 
 def _at_start(name: str, parameter: nn.Parameter, start: Mapping[str, Tensor] | None) -> Tensor:
-    """The weights of a parameter at the start; ValueError where they are not known."""
+    """Return a copy of a parameter's weights w_0; ValueError where `start` lacks them, or has another shape."""
     if start is None:
         return parameter.detach().clone()
     if name not in start:

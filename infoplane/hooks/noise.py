@@ -91,8 +91,9 @@ class _NoiseHook:
         self.measuring: torch.Generator | Literal["off"] | None = None
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> Tensor:
-        """The output with noise added; TypeError where it is no tensor."""
+        """Return the output with noise added; ValueError or TypeError where it is not one tensor."""
         if not isinstance(output, Tensor):
+            # Raises where the output holds several tensors, or none, and says which; one alone is refused below.
             choose(tensors_in(output), None, f"the output of layer {self.name}", type_name(output))
             raise TypeError(f"noise needs a layer whose output is a tensor, got {type_name(output)} from {self.name!r}")
         if self.measuring == "off":
@@ -104,7 +105,7 @@ class _NoiseHook:
         return output * (1 + self.noise.std * z)
 
     def _source(self, device: torch.device) -> torch.Generator | None:
-        """The generator of the noise; None is torch's own."""
+        """Return the generator to draw from, None for torch's global one; one with a seed is made at its first use."""
         if isinstance(self.measuring, torch.Generator):
             return self.measuring
         if self.seed is not None and self.generator is None:

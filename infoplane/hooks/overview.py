@@ -95,7 +95,7 @@ def layers(model: nn.Module, batch: Any, *, samples: int | None = None) -> Layer
     surroundings = Surroundings(inner)
 
     def once(flow: Flow | None, ops: bool) -> Observation:
-        """What runs in one pass over the batch."""
+        """Run the model on the batch, and return what ran; `flow` follows tensors, `ops` lists functions as well."""
         moved = inputs.to(model_device(inner), dtypes)
 
         def forward() -> Any:
@@ -115,7 +115,10 @@ def layers(model: nn.Module, batch: Any, *, samples: int | None = None) -> Layer
 
 
 def _row(calls: Sequence[ModuleCall], n: int, samples: int, seen: Observation) -> LayerRow:
-    """The table's row for one module, from its calls."""
+    """Return the table's row for one module, from its calls in a pass over `n` rows.
+
+    The bytes in it are for `samples` rows. `seen` is the whole pass.
+    """
     named, last = calls[-1].named, calls[-1]
     held = sum(math.prod(t.shape) * t.dtype.itemsize for t in last.outputs.values())
     role = "block"
@@ -123,16 +126,17 @@ def _row(calls: Sequence[ModuleCall], n: int, samples: int, seen: Observation) -
         role = "output"
     elif all(c.leaf for c in calls):
         role = "activation" if is_activation(named.module) else "other"
-    # As a default recording takes them: what has no weights is a layer in each of its places.
-    apart = is_free(named.module)
+    # By default a recording takes each call of a module without weights as a layer. Of a module with weights the user
+    # has to choose the call.
+    each_call = is_free(named.module)
     notes = {
         "passes its input on": all(c.passes_through for c in calls),
         "part of the layer around it": all(c.part for c in calls),
-        f"a layer at each call: {named.name}#0 to #{len(calls) - 1}": len(calls) > 1 and apart,
-        f"choose a call: {named.name}#0": len(calls) > 1 and not apart,
+        f"a layer at each call: {named.name}#0 to #{len(calls) - 1}": len(calls) > 1 and each_call,
+        f"choose a call: {named.name}#0": len(calls) > 1 and not each_call,
         f"choose a tensor: {named.name}@out{next(iter(last.outputs), '')}": len(last.outputs) > 1,
     }
-    # Shapes as `[0]2x3`, by their place in what the module returned.
+    # As `[0]2x3`: the place of a tensor in what the module returned, and its shape.
     shapes = [f"{place}{'x'.join(map(str, t.shape)) or 'scalar'}" for place, t in last.outputs.items()]
     output, note = ", ".join(shapes) or last.output_type, "; ".join(text for text, holds in notes.items() if holds)
     return LayerRow(named.name, named.type_name, output, len(calls), held * samples // n, role, note)
@@ -140,10 +144,10 @@ def _row(calls: Sequence[ModuleCall], n: int, samples: int, seen: Observation) -
 
 @dataclass(frozen=True)
 class SizePlan:
-    """Bytes of one snapshot and of the run, beside the free disk.
+    """The bytes that one snapshot and the whole run need, and those that the disk has free.
 
-    `snapshots` is None where their number is open; `free` are the bytes of the disk in the folder `where`, None where
-    no activations are kept. `note` are lines that the printed plan shows as they are.
+    `snapshots` is their number, None where the schedule has no end. `free` are the free bytes of the disk that holds
+    the folder `where`, None where no activations are kept. `note` is text that the printed plan shows as it is.
     """
 
     layers: tuple[Layer, ...]
@@ -196,7 +200,7 @@ class SizePlan:
 
 
 def free_bytes(path: Path) -> int:
-    """Free space where a path is or will be."""
+    """Return the free bytes of the disk that a path is on, or will be on once it has been made."""
     path = path.absolute()
     return shutil.disk_usage(next(place for place in (path, *path.parents) if place.exists())).free
 

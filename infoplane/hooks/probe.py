@@ -37,9 +37,10 @@ KEPT_INPUT_BYTES = 256 << 20
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ProbeSet:
-    """Inputs and their record. `passes` are the extra noisy passes: indices of inputs for each, in order.
+    """The inputs of the probe, and their record, with a row for each input in each pass.
 
-    `rows` are the rows of the record that this process holds, None for all.
+    The first pass runs all inputs. `passes` are the further ones, for networks with noise: the indices of the inputs
+    that each of them runs. `rows` are the rows of the record that this process holds, None for all.
     """
 
     inputs: Inputs
@@ -67,7 +68,7 @@ class ProbeSet:
         if n < world_size:
             raise ValueError(f"{n} samples cannot be shared by {world_size} ranks")
         inputs = self.inputs.take(slice(start, stop))
-        # In the passes inputs are counted among those of this process.
+        # Keep this process's inputs in each further pass, and number them from its own first one.
         passes = tuple(p[(p >= start) & (p < stop)] - start for p in self.passes)
         of_rows = torch.cat([torch.arange(n, device="cpu"), *self.passes])  # the input of each row of the record
         rows = ((of_rows >= start) & (of_rows < stop)).nonzero().flatten().numpy()
@@ -160,7 +161,7 @@ def next_tokens(ids: Any, mask: Any = None) -> Tensor:
         The model's input, or its `labels` as a Hugging Face model takes them: the tokens themselves, which the model
         shifts for its loss; -100 where there is none.
     mask : (samples, positions), optional
-        True where a token is no padding, as `attention_mask`: what is padding has no next token and is none.
+        True where a token is no padding, as `attention_mask`: padding has no next token, and is never one.
 
     Returns
     -------
@@ -170,7 +171,7 @@ def next_tokens(ids: Any, mask: Any = None) -> Tensor:
     Raises
     ------
     ValueError
-        For another shape, or a mask of another.
+        `ids` have another number of axes, or `mask` has not their shape.
 
     Examples
     --------
@@ -215,7 +216,7 @@ def _own_tokens(inputs: Inputs, y: npt.NDArray[Any]) -> list[str]:
 
 
 def _joined_labels(names: Sequence[str], labels: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
-    """Labels of all parts one after the other; ValueError where they are of two kinds."""
+    """Return the labels of all parts, joined in order; ValueError where kind or columns differ between parts."""
     if len({a.dtype.kind for a in labels}) > 1:
         raise ValueError("labels of all probe parts must be of one kind: integers (classes) or floats (targets)")
     if len({a.shape[1:] for a in labels}) > 1:
@@ -248,8 +249,8 @@ def _is_pair(value: Any) -> bool:
 
 def _collected(loader: DataLoader[Any]) -> tuple[Inputs, npt.NDArray[Any]]:
     """Return (x, y) of all batches of a loader, joined in order; ValueError where it shuffles or drops samples."""
-    # A probe is the same samples in the same order for ever: two passes show whether the loader gives them so. The
-    # global random state stays as it was.
+    # Every snapshot needs the same samples in the same order, so refuse a loader that shuffles. Read it twice to see
+    # whether its inputs change, and restore the global random state, which a random transform draws from.
     if not isinstance(loader.sampler, SequentialSampler) and not isinstance(loader.dataset, IterableDataset):
         sampler = type(loader.sampler).__name__
         raise ValueError(f"the probe's loader draws its samples by a {sampler}; pass one with shuffle=False")
@@ -296,7 +297,10 @@ def _kept_inputs(inputs: Inputs) -> npt.NDArray[Any] | None:
 
 
 def _further_passes(n: int, repeats: tuple[int, int], seed: int | None) -> tuple[Tensor, ...]:
-    """For each of n_x passes after the first the numbers (m,) of its inputs; ValueError for impossible `repeats`."""
+    """Return the indices (m,) of the inputs of each further pass; ValueError for impossible `repeats` = (m, n_x).
+
+    All n_x passes run the same m of the n inputs: the first m, or m drawn with `seed`.
+    """
     m, n_x = repeats
     if not 1 <= m <= n or n_x < 1:
         raise ValueError(f"repeats=(m, n_x) needs 1 <= m <= {n} inputs and n_x >= 1 passes, got {repeats}")
@@ -345,9 +349,10 @@ class Inputs:
 
 
 def as_inputs(x: Any) -> Inputs:
-    """A tensor, a tuple of tensors (positional) or a dict of tensors (keywords); arrays are taken as tensors.
+    """Make Inputs of a tensor, a tuple of tensors (positional) or a dict of tensors (keywords); arrays will do, too.
 
-    The tensors are copied: later changes of the caller's do not reach the probe.
+    The tensors are copied, so that later changes by the caller do not reach the probe. ValueError where there are
+    none, or their numbers of samples differ; TypeError for what is no tensor.
     """
     if isinstance(x, Inputs):
         return x
@@ -368,7 +373,7 @@ def as_inputs(x: Any) -> Inputs:
 
 
 def _tensor(value: Any, what: str) -> Tensor:
-    """A copy of one input as a tensor; TypeError, which calls it `what`, for anything but a tensor or an array."""
+    """Return a copy of one input as a tensor; TypeError for what is no tensor or array. Its message says `what`."""
     if isinstance(value, np.ndarray):
         value = torch.from_numpy(value)
     if not isinstance(value, Tensor):
@@ -380,12 +385,12 @@ def _tensor(value: Any, what: str) -> Tensor:
 
 
 def concatenated(names: Sequence[str], parts: Sequence[Inputs]) -> Inputs:
-    """The parts of a probe one after the other.
+    """Return the inputs of all parts of a probe, joined in order; `names` are those of the parts, for the message.
 
     Raises
     ------
     ValueError
-        If they differ in names, shape or dtype.
+        If parts differ in the names, the shape of a sample or the dtype of their inputs.
     """
     if len(parts) == 1:
         return parts[0]
@@ -408,7 +413,7 @@ def _described(inputs: Inputs) -> str:
 
 
 def equal_input_ids(inputs: Inputs) -> npt.NDArray[np.int64]:
-    """Ids in order of first appearance; rows share one where all their numbers are equal.
+    """Return an id for each row of the inputs, (N,): 0, 1, ... by first appearance, one for rows of equal numbers.
 
     Rows are compared by the 128-bit hash of their bytes (-0.0 counts as 0.0).
     """

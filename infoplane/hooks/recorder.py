@@ -23,10 +23,13 @@ P = ParamSpec("P")
 def _with_arguments_of(
     settings: Callable[P, Settings],
 ) -> Callable[[Callable[[Recorder, Settings], None]], Callable[Concatenate[Recorder, P], None]]:
-    """Decorator: the constructor takes the arguments of `settings`, as `help` shows, and gets them as one object."""
+    """Return a decorator for a constructor that takes one Settings object.
+
+    The decorated constructor is called with the arguments of `settings`, which `help` shows too.
+    """
 
     def decorate(make: Callable[[Recorder, Settings], None]) -> Callable[Concatenate[Recorder, P], None]:
-        """The constructor `make` with the arguments and the signature of `settings`."""
+        """Return the constructor `make` with the arguments, and for `help` the signature, of `settings`."""
 
         @functools.wraps(make)
         def init(self: Recorder, /, *args: P.args, **kwargs: P.kwargs) -> None:
@@ -251,9 +254,9 @@ class Recorder:
         Raises
         ------
         TypeError
-            At the first snapshot, or with `on_error="raise"`: if the step is no whole number, or a metric none.
+            At the first snapshot, or with `on_error="raise"`: if the step is no whole number, or a metric no number.
         ValueError
-            Then: if the step does not grow.
+            In the same cases: if the step does not grow.
         RuntimeError
             If the recorder is not open.
 
@@ -303,8 +306,8 @@ class Recorder:
     def problems(self) -> tuple[Problem, ...]:
         """All that could not be recorded so far, with reason and steps: missing layers, metrics and steps, sinks.
 
-        Last come the steps that the disk did not take. It stands in the session's file too, and `verify` lists it. What
-        the model did not call is a `note`.
+        Last come the steps that could not be written. The list stands in the session's file too, and `verify` shows it.
+        A layer that the model did not call is a `note`.
         """
         return (*self._session.problems.listed, *(p for d in self._session.destinations for p in d.unwritten))
 

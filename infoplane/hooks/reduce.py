@@ -254,7 +254,7 @@ def keeps_values(reduction: Reduction, shape: tuple[int, ...]) -> bool:
 
 
 def _floating(t: Tensor) -> Tensor:
-    """The tensor as floats, whole numbers as float64; ReductionError where these are too large for that."""
+    """Return the tensor as floats, whole numbers as float64; ReductionError where float64 would round these."""
     if t.is_floating_point() or t.is_complex():
         return t
     if t.dtype in (torch.int64, torch.uint64) and not fits_float64(*extremes(t.detach().cpu().numpy())):
@@ -263,7 +263,7 @@ def _floating(t: Tensor) -> Tensor:
 
 
 def _need_tokens(t: Tensor, label: str) -> None:
-    """Raise ReductionError for an output without an axis of tokens."""
+    """Raise ReductionError for an output without an axis of tokens; `label` names the reduction in the message."""
     if t.ndim < 3:
         raise ReductionError(f"has shape {tuple(t.shape)}, no axis of tokens for '{label}'")
 

@@ -135,6 +135,8 @@ def replay(
     recorded: list[int] = []
     with ExitStack() as stack:
         for step, path in bar:
+            # Up to the first step that is recorded now, pass over those that the run has, if their checkpoint has not
+            # changed since.
             if not recorded and there.get(step, -math.inf) > _changed(path):
                 continue
             found = _loaded(model, path, key, ignored, lost)
@@ -142,20 +144,23 @@ def replay(
                 recorder._session.problems.note(lost[path], step)
                 continue
             if not recorded:
-                stack.enter_context(recorder)
+                stack.enter_context(recorder)  # starts the recording: no file is written before a checkpoint fits
             recorder.snapshot(step, epoch=found.numbers.get("epoch"), metrics=found.metrics, force=True)
             recorded.append(step)
         kept = tuple(step for step in there if not recorded or step < recorded[0])
         if not recorded and not kept:
             raise ValueError(f"none of {len(chosen)} checkpoints could be used: {next(iter(lost.values()))}")
         if not recorded:
-            stack.enter_context(recorder)  # which refuses a run of other settings
+            stack.enter_context(recorder)  # records nothing, but raises if the run has other settings
     failed = [str(p) for p in recorder.problems if not p.note and p.what not in lost.values()]
     return Replay(where, tuple(recorded), kept, (*lost.values(), *failed))
 
 
 def _series(paths: list[Path], steps: Sequence[int] | None, key: str | None, lost: dict[Path, str]) -> dict[int, Path]:
-    """Step -> checkpoint in rising order; unreadable ones go into `lost`. ValueError where two are of one step."""
+    """Return step -> checkpoint in rising order; ValueError where two have one step, or the steps cannot be told.
+
+    A checkpoint that cannot be read is left out, and entered into `lost` with the reason.
+    """
     if not paths:
         raise ValueError("no checkpoints to replay")
     series: dict[int, Path] = {}
@@ -198,7 +203,10 @@ def _changed(path: Path) -> float:
 def _loaded(
     model: nn.Module, path: Path, key: str | None, ignore: Sequence[str], lost: dict[Path, str]
 ) -> Checkpoint | None:
-    """Read a checkpoint and give its weights to the model; None, and the reason in `lost`, where that fails."""
+    """Read a checkpoint, copy its weights into the model and return it.
+
+    Where that fails, return None and enter the reason into `lost`. `key` and `ignore` are those of `replay`.
+    """
     try:
         found = read_checkpoint(path, key)
         rounded = load(unwrap(model), found.weights, ignore)
@@ -213,7 +221,10 @@ def _loaded(
 def _first_weights(
     model: nn.Module, paths: Iterable[Path], key: str | None, ignore: Sequence[str]
 ) -> dict[str, Tensor] | bool:
-    """The model's weights at the first checkpoint that fits, by name; True where none does."""
+    """Return the model's weights at the first checkpoint that fits, by name; True where none does.
+
+    They are the `weight_distance` of the Recorder, for which True stands for the weights at its start.
+    """
     for path in paths:
         if _loaded(model, path, key, ignore, {}) is not None:
             return {name: p.detach().clone() for name, p in unwrap(model).named_parameters()}
@@ -221,6 +232,6 @@ def _first_weights(
 
 
 def _lose(path: Path, error: Exception, lost: dict[Path, str]) -> None:
-    """Note and say why a checkpoint is left out."""
+    """Enter into `lost` why a checkpoint is left out, and warn of it."""
     lost[path] = f"checkpoint {printable(path)} is left out: {' '.join(printable(error).split())}"
     warn(lost[path])

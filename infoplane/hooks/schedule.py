@@ -214,7 +214,7 @@ class StepCounter:
         self._resumed: int | None = None  # the last step of the stored run, until the first call
 
     def resume(self, last_step: int, shift: int | None) -> None:
-        """Go on after a stored run whose last step is known, with the shift that it had."""
+        """Go on after a stored run with this last step; `shift` is the one it noted, None if it noted none."""
         self.shift = shift
         self._resumed = last_step
 

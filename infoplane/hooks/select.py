@@ -56,7 +56,7 @@ class OpTarget:
 
 
 def select(specs: Layers, modules: Mapping[str, Named], model_name: str) -> list[Target | OpTarget]:
-    """Resolve what the user asked for; duplicates are dropped.
+    """Return the places that the user's choice `specs` names in a model with these `modules`, each place once.
 
     A string is a module's name (`encoder.0`) or a glob (`encoder.*.act`, see `infoplane.core.globs`). Either may come
     with a call, a site and a place in the output: `block#1`, `fc1@in`, `lstm@out[0]`, `bert@out.last_hidden_state`.
@@ -77,6 +77,7 @@ def select(specs: Layers, modules: Mapping[str, Named], model_name: str) -> list
     found: dict[object, Target | OpTarget] = {}
     for target in [target for spec in listed for target in _resolve(spec, modules, model_name)]:
         key = target if isinstance(target, OpTarget) else (target.named.name, target.site, target.call, target.path)
+        # A place given by name and by a pattern counts as given by name: then it is an error if the module never runs.
         if isinstance(target, OpTarget) or target.exact or key not in found:
             found[key] = target
     return list(found.values())
@@ -129,12 +130,15 @@ def _resolve_string(spec: str, modules: Mapping[str, Named], model_name: str) ->
 
 
 def as_table(value: T | Mapping[str, T] | None) -> Mapping[str, T]:
-    """Return {pattern of names: value}; a value that was given alone is for all names, "*"; nothing for None."""
+    """Return {pattern of names: value}: a mapping as it is, a single value for all names, "*", and {} for None."""
     return {} if value is None else value if isinstance(value, Mapping) else {"*": value}
 
 
 def by_pattern(table: Mapping[str, T], names: Sequence[str], default: D) -> T | D:
-    """Return the entry of a pattern that is one of the names itself, else of the first glob that fits, else of "*"."""
+    """Return the entry of `table` for a thing with these names; `default` where it has none.
+
+    The entry under one of the names comes first, then that of the first glob that fits a name, then that of "*".
+    """
     themselves = [name for name in names if name in table]
     globs = [pattern for pattern in table if pattern != "*" and any(name_matches(name, pattern) for name in names)]
     return table.get([*themselves, *globs, "*"][0], default)

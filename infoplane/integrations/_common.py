@@ -35,7 +35,7 @@ class Recording:
         known = {"autocast": autocast_of(precision), "total": whole(total)} | ({"resume": True} if resume else {})
         options = known | self._options
         if options.get("resume"):
-            options["overwrite"] = False  # the run so far belongs to the checkpoint
+            options["overwrite"] = False  # training goes on from a checkpoint, so its run must not be replaced
         if self._figures is not None:
             options["sinks"] = with_figures(options.get("sinks", ()), self._figures, self._loggers())
         self.recorder = Recorder(model, self._probe, self._run, **options).start()
@@ -61,7 +61,7 @@ class Recording:
 
 
 def whole(total: float | None) -> int | None:
-    """The number of steps that a trainer names, None where it does not know: None, -1 or infinity."""
+    """Return a trainer's number of steps as int; None where it has none, which trainers write as None, -1 or inf."""
     return int(total) if total is not None and 0 < total < float("inf") else None
 
 

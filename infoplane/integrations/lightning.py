@@ -64,9 +64,10 @@ class RecorderCallback(Recording, pl.Callback):  # type: ignore[misc,unused-igno
             self._snapshot(trainer, trainer.current_epoch + 1, None)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Hand over an optimizer step, once where its gradients come from several batches."""
+        """Hand a new optimizer step to the recorder; with gradient accumulation only some batches end in one."""
         if self._by == "step" and trainer.global_step > self._seen:
             batches = trainer.num_training_batches
+            # The part of the epoch that is done; 0 where the length of an epoch is unknown.
             share = (batch_idx + 1) / batches if 0 < batches < float("inf") else 0.0
             self._snapshot(trainer, trainer.global_step, trainer.current_epoch + share)
 

@@ -25,7 +25,7 @@ from infoplane.store.layout import RUN_FILE
 
 @dataclass(eq=False)
 class Destination:
-    """One run's sinks.
+    """Where the snapshots of one run go: its directory `run`, if it has one, its sinks, and the `writer` of its store.
 
     A sink is a callable that takes a Snapshot. It may have `begin(probe=, settings=, run=, run_id=, resume=)`, called
     before the first snapshot, `annotate(**notes)`, `flush()` and `close()`. Where no activations are kept,
@@ -42,10 +42,10 @@ class Destination:
     def open(
         self, run: Mapping[str, Any], layers: Sequence[Layer], ranks: Ranks, *, store: Mapping[str, Any] | None
     ) -> tuple[int | None, int | None]:
-        """Open the store and begin the sinks; return (last step, counter shift) of a resumed run, else (None, None).
+        """Open the store and call `begin` of the sinks; return (last step, counter shift) of a resumed run.
 
-        Store and sinks get probe, settings and resume from `run`; `store` are further options of the writer, None for
-        no store.
+        Both are None for a new run. `run` has `probe`, `settings` and `resume`, as store and sinks take them. `store`
+        are further options of the writer, None for no store.
         """
         last_step, shift = None, None
         if store is not None and ranks.takes_part and self.run is not None:
@@ -57,7 +57,7 @@ class Destination:
             self.sinks.insert(0, self.writer)
         run_id = secrets.token_hex(6) if self.writer is None else self.writer.run_id
         for resumed in self.call_sinks("begin", **run, run=self.run, run_id=run_id):
-            if store is None and resumed is not None:  # a sink alone knows of the run so far where there is no store
+            if store is None and resumed is not None:  # without a store, only a sink can know the run so far
                 last_step, shift = resumed
         return last_step, shift
 
@@ -86,7 +86,10 @@ def _name(sink: Sink) -> str:
 
 @interruptible
 def _hand(sink: Sink, snapshot: Snapshot) -> None:
-    """Give a snapshot to a sink, once its arrays can be read unless the sink waits for that itself."""
+    """Give a snapshot to a sink.
+
+    Before that, wait until its arrays hold their numbers, unless the sink waits itself or reads only the tensors.
+    """
     if getattr(sink, "reads_later", False):
         snapshot = replace(snapshot, tensors=None)  # a queue must not hold the device's memory
     elif not getattr(sink, "on_device", False):
@@ -109,14 +112,17 @@ def close_all(destinations: Iterable[Destination], ending: BaseException | None 
 
 
 def _close(sinks: list[Sink], failed: list[BaseException]) -> None:
-    """Close the sinks, the last one first, and append what fails to `failed`; an interrupt is raised at the end."""
+    """Close the sinks, the last one first, and append their exceptions to `failed`.
+
+    An interrupt, as Ctrl-C, is raised when all are closed.
+    """
     while sinks:
         try:
             getattr(sinks[-1], "close", lambda: None)()
         except Exception as error:
-            kept = error  # raised by the caller, when all are closed
+            kept = error  # a second name, since Python deletes `error` here; the caller raises it
             failed.append(kept)
-        except BaseException:  # an interrupt ends the wait for one sink, and the others are closed all the same
+        except BaseException:  # an interrupt: give up this sink, close the others, and raise it on
             _close(sinks[:-1], failed)
             raise
         sinks.pop()
@@ -234,7 +240,7 @@ _unclosed: list[_Unclosed] = []
 
 
 def remember(session: object, destinations: Iterable[Destination]) -> None:
-    """Note that a session has to be closed, without keeping it or its model in memory."""
+    """Enter a session into the list of those that have to be closed, by a weak reference: its model may be freed."""
     _unclosed.append(_Unclosed(os.getpid(), weakref.ref(session), list(destinations)))
 
 

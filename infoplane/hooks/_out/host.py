@@ -42,8 +42,8 @@ class Copies:
         """Start to copy each (source, target in page-locked memory); return the event for which readers wait."""
         if len(self._running) == AT_ONCE:
             self._running.popleft().synchronize()
-        # What the device was given so far computes the sources. Its later work does not wait for this stream, so
-        # nothing may write into the sources afterwards.
+        # Wait for the work that the device was given so far, which computes the sources. Later work does not wait for
+        # this stream, so it must not write into the sources.
         self._stream.wait_stream(cuda.current_stream(self._device))
         with cuda.stream(self._stream):
             for source, target in pairs:
@@ -63,7 +63,7 @@ class HostMemory:
     """
 
     def __init__(self, device: torch.device, snapshot_bytes: int = 0) -> None:
-        """Memory for values on `device`; page-locked is room for two snapshots of `snapshot_bytes`, or 1 GiB."""
+        """Make memory for values on `device`; of CUDA, 1 GiB or two snapshots of `snapshot_bytes` are page-locked."""
         self.device = device
         has_streams = device.type == "cuda"
         self._copies = Copies(device) if has_streams else None
@@ -87,7 +87,10 @@ class HostMemory:
         return allocate
 
     def arrays(self, values: Mapping[str, Tensor]) -> tuple[dict[str, npt.NDArray[Any]], Callable[[], None] | None]:
-        """Return (key -> array, function to call before reading them, None where they can be read at once)."""
+        """Return (key -> array in host memory, function that waits until the arrays are filled).
+
+        The function is None where they are filled already.
+        """
         targets = {k: self._pool.take(tuple(v.shape), v.dtype) for k, v in values.items() if not self._is_here(v)}
         copied = None
         if self._copies is not None:
@@ -137,7 +140,7 @@ class Pool:
         return _writable(shape, dtype, pin_memory=pinned, device="cpu")
 
     def lend(self, buffer: Tensor, copied: cuda.Event | None = None) -> npt.NDArray[Any]:
-        """The buffer as an array (bfloat16 as uint16 bits); it returns to the pool when the array is gone.
+        """Return the buffer as an array (bfloat16 as uint16 bits); it goes back to the pool when the array is freed.
 
         Before the event `copied`, if given, the array holds no numbers yet. NumPy views of the array keep the array
         itself, since its memory belongs to a tensor.
@@ -147,7 +150,7 @@ class Pool:
         return array
 
     def _give_back(self, buffer: Tensor, copied: cuda.Event | None) -> None:
-        """Keep a buffer for the next array of its shape, unless enough of them are kept."""
+        """Keep a buffer for the next array of its shape: a page-locked one always, others up to `KEPT_PER_SHAPE`."""
         free = self._free[tuple(buffer.shape), buffer.dtype]
         if len(free) < KEPT_PER_SHAPE or buffer.is_pinned():
             free.append((buffer, copied))
