@@ -70,6 +70,8 @@ def live(
     if prepare not in ("refuse", "first"):
         raise ValueError(f"prepare must be 'refuse' or 'first', got {prepare!r}")
     built = build_estimators(estimators)
+    # Refuse an estimator that takes several snapshots at once (`chunk`), unless it guarantees the same numbers for
+    # snapshots one by one ("blocks").
     for each in built:
         together = getattr(each, "chunk", None) or 1
         if together > 1 and "blocks" not in each.guarantees:
@@ -218,7 +220,7 @@ class Live:
         return ResultTable.from_rows(self._rows, known)
 
     def close(self) -> None:
-        """Write the meta data and let the table go."""
+        """Write the table's meta data and close its file, so that other processes may write it."""
         if self._index is None:
             return
         if self._run.steps():
@@ -227,7 +229,7 @@ class Live:
 
 
 class _LiveRun:
-    """A run of which the newest snapshot alone can be read, as an analysis reads it: a `SnapshotSource`."""
+    """The run being recorded as a `SnapshotSource`, as an analysis reads runs; only its newest snapshot can be read."""
 
     problems: tuple[Problem, ...] = ()
 

@@ -207,12 +207,12 @@ def state_of(store: ActivationStore) -> str:
 
 
 def contents(run: Path) -> list[tuple[str, int, int]]:
-    """Names, sizes and times of the files of a run, and which locks are held: what changes as it grows or ends."""
+    """Return what changes as a run grows or ends: names, sizes and times of its files, and which locks are held."""
     found = []
     for folder in (run, run / SESSIONS_DIR, run / SHARDS_DIR):
         with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
             for entry in entries:
-                with contextlib.suppress(FileNotFoundError):  # a writer at work
+                with contextlib.suppress(FileNotFoundError):  # the run's writer may remove a file at any time
                     about = entry.stat(follow_symlinks=False)
                     found.append((entry.path, about.st_size, about.st_mtime_ns))
     locks = [Path(path) for path, *_ in found if path.endswith(".lock")]

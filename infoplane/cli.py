@@ -188,7 +188,7 @@ def reads_runs(work_seconds: float = 0.0) -> Callable[[Any], Any]:
             against = options.get("against")  # of `estimate`: it may be the path of a further run
             runs = (*runs, against) if against and Path(against).is_dir() else runs
             if in_child is not None:
-                limited.take(in_child, address_space=on_cpu(options))
+                limited.take(in_child, address_space=on_cpu(options))  # CUDA needs more addresses than memory
             elif untrusted or (untrusted is None and any(map(store.is_foreign, runs))):
                 memory = None if max_memory is None else int(max_memory * 2**30)
                 limits = store.limits_for(runs, work_seconds=work_seconds, memory_bytes=memory, seconds=max_time)

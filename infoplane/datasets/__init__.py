@@ -158,7 +158,7 @@ def idx(path: str | os.PathLike[str] | None = None, *, split: str = "train") -> 
     Raises
     ------
     FileNotFoundError
-        None of the places holds the files; the line says which command gets them.
+        None of the places holds the files; the message names commands that get them.
     ValueError
         A file is damaged or no IDX file.
     """

@@ -38,7 +38,7 @@ class Checkpoint:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The numbers that do not count training."""
+        """The numbers beside the weights, without the counters of training, as `step` and `epoch`."""
         return {name: value for name, value in self.numbers.items() if name not in _COUNTERS}
 
 
@@ -138,7 +138,7 @@ def _json(file: Path) -> dict[str, Any]:
 
 
 def _numbers(values: Mapping[Any, Any]) -> Iterator[tuple[str, float]]:
-    """Yield the single numbers among some values, and those of a mapping `metrics` among them."""
+    """Yield (name, number) for each value that is a single number, also those inside an entry `metrics`."""
     for name, value in values.items():
         if isinstance(value, Mapping) and name == "metrics":
             yield from _numbers(value)

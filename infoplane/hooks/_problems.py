@@ -106,7 +106,7 @@ _MEMORY_WORDS = re.compile(r"out of memory|DefaultCPUAllocator", re.IGNORECASE)
 
 
 def _ends(error: Exception) -> bool:
-    """Whether an error has to end the recording: no memory, a broken device, or one that the user asked for."""
+    """Whether an error has to end the recording: no memory, a broken device, or an error that the user asked for."""
     if isinstance(error, PeerError):
         return error.ends
     no_memory = _is_a(error, _MEMORY, _MEMORY_WORDS)
@@ -114,7 +114,7 @@ def _ends(error: Exception) -> bool:
 
 
 def is_broken(error: BaseException) -> bool:
-    """Whether an error is of the accelerator or the process group, on which nothing works afterwards."""
+    """Whether an error comes from the accelerator or the process group, which cannot be used after it."""
     return _is_a(error, _BROKEN, _BROKEN_WORDS)
 
 
@@ -207,7 +207,7 @@ class Problems:
             self.save()
 
     def note(self, what: str, step: int) -> None:
-        """List a problem at a step without a warning: the caller has given one."""
+        """List a problem at a step, without a warning, since the caller has given one."""
         self._list(what, what, step, note=False)
 
     def _list(self, key: str, what: str, step: int | None, *, note: bool) -> None:
@@ -240,7 +240,7 @@ class Problems:
             warn(printable(text))
 
     def save(self, *, now: bool = False) -> None:
-        """Give the list to `save_with` if it has grown; once in two seconds, or at once for `now` or a warning."""
+        """Give the list to `save_with` if it grew; at most once in two seconds, except for `now` or a new warning."""
         save = self.save_with
         if save is None or not self._unsaved or not (now or time.monotonic() - self._saved_at >= SAVE_SECONDS):
             return

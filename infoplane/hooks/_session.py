@@ -199,12 +199,12 @@ class Session:
             found.append(destination.open(run, self.prober.layers, self._ranks, store=store))
         resumed = [(last, shift) for last, shift in found if last is not None]
         if len(resumed) < len(found):
-            return None
+            return None  # unless all members have steps already, this starts as a new run does
         # Where members stopped at different steps, go on from the earliest. Among members that stopped there, take the
         # shift of the counters from one that noted it.
         last_step, shift = min(resumed, key=lambda ends: (ends[0], ends[1] is None))
         self._steps.resume(last_step, shift)
-        self._noted_shift = False
+        self._noted_shift = False  # this session has a file of its own, and needs the note too
         return last_step
 
     @deferred
@@ -223,7 +223,7 @@ class Session:
             forget(self)
             close_all(self.destinations, ending)
         if take_last and self.prober.state:
-            warn(self.prober.state)  # said at the start, too, which may be long ago
+            warn(self.prober.state)  # that the model keeps state: given at the start too, which may be long ago
 
     def flush(self) -> None:
         """Save the list of problems, and let every sink put on the disk what it has."""

@@ -92,9 +92,10 @@ class GradientMoments(Installed):
 
     @classmethod
     def functional(cls, model: nn.Module, *, members: int | None = None) -> Self:
-        """Moments of gradients that are no parameter's `.grad`, as those of `torch.func`: each step calls `add`.
+        """Make moments whose gradients come by `add`, called at each step, as for gradients of `torch.func`.
 
-        `model` is the module that `functional_call` runs; nothing is attached to it.
+        These are in no parameter's `.grad`. `model` is the module that `functional_call` runs; nothing is attached to
+        it.
 
         Examples
         --------

@@ -123,7 +123,7 @@ def noise_of(module: nn.Module) -> Noise | None:
 
 
 def draw_noise_from(model: nn.Module, generator: torch.Generator | Literal["off"]) -> None:
-    """Have all layers draw their noise from `generator`, or add none ("off"), until `measuring` is put back."""
+    """Have all layers draw noise from `generator`, or add none ("off"), until the hooks' `measuring` is set back."""
     for hook in noise_hooks(model):
         hook.measuring = generator
 

@@ -117,7 +117,7 @@ def _resolve_string(spec: str, modules: Mapping[str, Named], model_name: str) ->
     if spec in by_name and spec:
         return [Target(by_name[spec])]
     name, number, place, path = _SPEC.findall(spec)[0]  # every string matches; "" for what it does not say
-    pattern = name if name in by_name else without_wrappers(name)
+    pattern = name if name in by_name else without_wrappers(name)  # a name may be that of the wrapped model
     site: Site = "in" if place == "in" else "out"
     call = int(number) if number else None
     if pattern in by_name:
@@ -146,7 +146,7 @@ def by_pattern(table: Mapping[str, T], names: Sequence[str], default: D) -> T | 
 
 def check_patterns(what: str, table: Iterable[str], names: Sequence[str], kind: str) -> None:
     """Raise ValueError for a pattern of the option `what` that fits none of `names`, which are names of a `kind`."""
-    # Unnoticed, what the pattern was meant for would be treated as if the option were not there.
+    # Without this check a mistyped pattern would go unnoticed, and the option would do nothing.
     for pattern in table:
         if pattern != "*" and not any(name == pattern or name_matches(name, pattern) for name in names):
             near = ", ".join(closest(pattern, names)) + across_parts(pattern, names)
@@ -160,7 +160,7 @@ def without_wrappers(name: str) -> str:
 
 
 def _no_match(what: str, pattern: str, modules: Mapping[str, Named], model_name: str) -> str:
-    """The message for a choice that matches no layer, with the closest names."""
+    """Return the message for a choice, called `what`, that matches no layer, with the names closest to `pattern`."""
     names, model = [n for n in modules if n], printable(model_name)
     near = ", ".join(closest(pattern, names)) if names else "none, the model has no submodules"
     near += across_parts(pattern, names)
@@ -213,7 +213,7 @@ class Named:
 
 
 def named_modules(model: nn.Module) -> dict[str, Named]:
-    """Every module of an unwrapped model by its first name; "" is the model itself. Scripted ones are left out.
+    """Return every module of a model, as unwrapped, by its first name; "" is the model. TorchScript is left out.
 
     Raises
     ------

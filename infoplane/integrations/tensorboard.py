@@ -19,7 +19,7 @@ class ScalarWriter(Protocol):
 def scalars(
     writer: ScalarWriter, quantity: str | Sequence[str] = ("I(X;T)", "I(T;Y)")
 ) -> Callable[[Iterable[Any]], None]:
-    """For `infoplane.live(..., on_rows=scalars(writer))`: a scalar for each layer and quantity.
+    """Return a function for `infoplane.live(..., on_rows=scalars(writer))` that writes rows of a `quantity` as scalars.
 
     Tags are `I(X;T)/estimator/layer`, with the subset in front of the layer where it is not the whole probe. The
     writer is used, never opened or closed. Values that are refused (NaN) are left out.

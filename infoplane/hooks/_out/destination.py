@@ -177,7 +177,10 @@ def last_numbered(path: Path) -> Path | None:
 
 
 def choose_numbered(path: Path, ranks: Ranks, *, resume: bool) -> Path:
-    """Make the directory with the number after the highest, or with `resume` take the last; the same on every rank."""
+    """Return the directory NAME-001, NAME-002, ... to record into, the same on every rank; `path` has the NAME.
+
+    It is made, with the number after the highest; with `resume` it is the last one, if there is one.
+    """
     return Path(ranks.from_first(lambda: (last_numbered(path) if resume else None) or _make_next(path)))
 
 
