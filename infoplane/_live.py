@@ -144,7 +144,7 @@ class Live:
         rows = recorded_rows(self._run)
         threads = torch.get_num_threads()
         if not any(on_accelerator(t.device) for t in (snapshot.tensors or {}).values()):
-            single_thread()  # as in `analyze`: sums then have one order
+            single_thread()  # sums then have the same order, and so the same last bit, as in `analyze`
         try:
             with torch.no_grad():
                 for layer in snapshot.layers:

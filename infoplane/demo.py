@@ -40,7 +40,10 @@ class Demo:
     look_for: str
 
     def model(self) -> nn.Sequential:
-        """Fully connected layers, truncated-normal weights of std gain / sqrt(fan in), zero biases, logits last."""
+        """Make the network: fully connected layers, the last without activation, with new weights.
+
+        Weights are truncated normal of std gain / sqrt(fan in), biases zero.
+        """
         parts: OrderedDict[str, nn.Module] = OrderedDict()
         for i, (fan_in, fan_out) in enumerate(itertools.pairwise(self.widths), 1):
             linear = nn.Linear(fan_in, fan_out)
@@ -139,7 +142,7 @@ def doubts(table: ResultTable) -> list[str]:
 
 
 def free_folder(wanted: Path) -> Path:
-    """`wanted`, or `wanted-2`, `wanted-3`, ... where a run is there already: nothing is overwritten."""
+    """Return the first of `wanted`, `wanted-2`, `wanted-3`, ... that does not exist: nothing is overwritten."""
     numbered = (wanted.with_name(f"{wanted.name}-{i}") for i in itertools.count(2))
     return wanted if not wanted.exists() else next(path for path in numbered if not path.exists())
 

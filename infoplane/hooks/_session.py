@@ -47,7 +47,7 @@ from infoplane.hooks.schedule import StepCounter, as_schedule
 
 @dataclass(frozen=True)
 class Visit:
-    """The arguments of one call of `snapshot`; of a last call that was skipped, for the snapshot taken on closing."""
+    """The arguments of one call of `snapshot`. Those of a skipped last call are kept: closing records that step."""
 
     step: int
     epoch: float
@@ -295,7 +295,7 @@ class Session:
     # -- one snapshot ----------------------------------------------------------------------------------
 
     def _take(self, visit: Visit) -> bool:
-        """Take one snapshot, and tell whether this process did. Failures are forgiven from the end of the first on."""
+        """Take one snapshot, and tell whether this process did. Once the first is taken, failures may be forgiven."""
         self._skipped = None
         attempt, take = self.problems.attempt, partial(self._record, visit)
         taken = self._ranks.takes_part and attempt("a whole snapshot", take, visit.step)
@@ -336,7 +336,7 @@ class Session:
         return [{name: f[i] for name, f in found.items() if not isinstance(f, Failed)} for i in range(runs)]
 
     def _emit(self, visit: Visit, layers: tuple[Layer, ...], values: Mapping[str, Tensor]) -> None:
-        """Hand each run's snapshot to its sinks."""
+        """Give each run's sinks its snapshot; `values` are those of `layers` by key, members first if there are any."""
         alone = self._members is None
 
         # Reading numbers waits for the device, so do it before the long copies of `values` are started.
@@ -362,7 +362,7 @@ class Session:
             destination.take(snapshot, self.problems)
 
     def _norms(self) -> LayerMetrics:
-        """Norms of weights and distances from the start, where they are recorded."""
+        """Return norms of weights, and their distances from the start, as far as the settings ask for them."""
         moved = {} if self._distance is None else self._distance.take()
         if not self.settings.keeps_norms:
             return moved
@@ -442,7 +442,7 @@ class Watch:
             self._tell("nonfinite", f"{text} Later ones are counted without a warning.")
 
     def _repeats(self, found: Iterable[Tensor], probe: ProbeSet, axis: int) -> None:
-        """Warn where a further pass equals the first one: the network has no noise."""
+        """Warn where the second pass gives the values of the first in all layers: the network has no noise."""
         # Rows from `start` on are the second pass, over the inputs `again`.
         start, again = probe.first_pass, probe.passes[0]
         pairs = ((v.index_select(axis, again.to(v.device)), v.narrow(axis, start, len(again))) for v in found)

@@ -219,7 +219,7 @@ def weight_norms(
 
 
 def root_of_sums(squares: list[Tensor]) -> Tensor:
-    """The norm of all values together, from the sums of squares of their parts, which may lie on several devices."""
+    """Return the square root of the sum of `squares`, which are scalars or (members,) and may lie on many devices."""
     total = torch.stack([s.to(squares[0].device) for s in squares]).sum(0)
     if hasattr(total, "full_tensor"):
         total = total.full_tensor()  # of parameters sharded over processes: the sum over all of these
@@ -284,7 +284,7 @@ class Parameters:
         check_patterns("parameter_dim", self.dims, list(self.by_name), "parameter of the model")
 
     def sum(self, parameter: Tensor, values: Tensor) -> Tensor:
-        """The sum of values of the parameter's shape: a scalar, or (members,)."""
+        """Return the sum of `values`, which have the parameter's shape: a scalar, or with members (members,)."""
         if self.members is None:
             return values.sum()
         return values.movedim(self._dim(parameter), 0).reshape(self.members, -1).sum(1)  # (members, rest) -> (members,)

@@ -189,7 +189,7 @@ class SizePlan:
         return f"{text}\n{self.samples} samples{of}, {size(self.per_snapshot)} a snapshot; {much}{free}"
 
     def check(self) -> None:
-        """Raise OSError if the run cannot fit."""
+        """Raise OSError if the planned snapshots need more bytes than the disk has free."""
         if self.free is not None and self.total > self.free:
             count = "the first and the last snapshot" if self.snapshots is None else f"{self.snapshots} snapshots"
             raise OSError(

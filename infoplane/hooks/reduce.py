@@ -82,7 +82,7 @@ class Mean:
         return self.over == "tokens" or (self.over == "auto" and ndim == 3)
 
     def label(self, shape: tuple[int, ...]) -> str:
-        """What is averaged over; "flatten" for samples (units,), which are left as they are."""
+        """Return the name, which says over what the mean is; "flatten" for samples (units,), which stay as they are."""
         if len(shape) < 2:
             return "flatten"
         if self._tokens(len(shape) + 1):

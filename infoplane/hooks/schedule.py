@@ -59,7 +59,7 @@ class _Named:
         return self.label
 
     def _plan(self, total: int, steps: Iterable[int]) -> Plan:
-        """The plan of a run of `total` steps, with those of `steps` that lie in it; ValueError for a negative total."""
+        """Return the plan of 0, `total` and those of `steps` that lie between; ValueError for a negative total."""
         if total < 0:
             raise ValueError(f"total must be the number of steps of the run, got {total}")
         taken = {0, total, *(s for s in steps if 0 <= s <= total)}

@@ -66,7 +66,7 @@ def whole(total: float | None) -> int | None:
 
 
 def only_numbers(values: Mapping[str, Any]) -> dict[str, float]:
-    """The entries of a framework's metrics that are single numbers or tensors of one number, as floats."""
+    """Return, as floats, those of a framework's metrics that are single numbers or tensors of one number."""
     read = {name: float(v.detach()) if isinstance(v, Tensor) and v.numel() == 1 else v for name, v in values.items()}
     return {name: float(v) for name, v in read.items() if isinstance(v, int | float) and not isinstance(v, bool)}
 

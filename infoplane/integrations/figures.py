@@ -106,7 +106,10 @@ def give(logger: Any, name: str, image: Image.Image, step: int) -> None:
 
 
 def with_figures(sinks: Iterable[Any], figures: Figures, loggers: Iterable[Any]) -> list[Any]:
-    """The sinks and a FigureLog that draws from the live estimation among them; ValueError unless just one is there."""
+    """Return the sinks, and after them a FigureLog that draws what the live estimation among them has found.
+
+    ValueError unless there is exactly one live estimation. Of `loggers`, those that take no images are left out.
+    """
     sinks = list(sinks)
     live = [sink for sink in sinks if hasattr(sink, "table")]
     if len(live) != 1:

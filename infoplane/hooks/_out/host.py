@@ -63,7 +63,10 @@ class HostMemory:
     """
 
     def __init__(self, device: torch.device, snapshot_bytes: int = 0) -> None:
-        """Make memory for values on `device`; of CUDA, 1 GiB or two snapshots of `snapshot_bytes` are page-locked."""
+        """Make memory for values on `device`.
+
+        For a CUDA device up to 1 GiB of it, or two snapshots of `snapshot_bytes` if that is more, is page-locked.
+        """
         self.device = device
         has_streams = device.type == "cuda"
         self._copies = Copies(device) if has_streams else None
