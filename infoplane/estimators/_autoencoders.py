@@ -23,7 +23,9 @@ LEFT, LEAST = 60, 0.1
 
 
 class Autoencoders:
-    """Principal components with perceptrons that add to them, at first nothing, and decoders of one side or of both.
+    """Networks that turn the units of one side into a code of a few coordinates, and rebuild sides from the code.
+
+    Codes and what is rebuilt from them begin as principal components; perceptrons add to both, at first nothing.
 
     S are snapshots, F folds, N samples, B rows of a batch, U units, k coordinates of a code. Networks of all snapshots
     and folds are trained together: "(S F, ...)" has one axis for both.
@@ -69,7 +71,10 @@ class Autoencoders:
         return code @ self.back + _summed(self.decoders, code)
 
     def loss(self, rows: Tensor, *, training: bool = True) -> Tensor:
-        """Return the share (S F,) of variance that codes of the rows (F, B) lose: of their own side, or of both."""
+        """Return the loss (S F,) over the rows (F, B) of a batch: the share of variance that is not rebuilt.
+
+        With another side it is the share lost of that side, plus `OWN_SHARE` times the share lost of the own side.
+        """
         batch = self.z[:, rows].flatten(0, 1)
         code = self.encoded(batch)
         own = _share_lost(self.rebuilt(code), batch)
@@ -79,7 +84,7 @@ class Autoencoders:
         return OWN_SHARE * own + of_other
 
     def criterion(self) -> Tensor:
-        """Return the loss (S F,) on the rows that choose the step."""
+        """Return the loss (S F,) on the held-out rows by which the step to keep is chosen."""
         return mean_loss(partial(self.loss, training=False), self.rows.checked)
 
     def train(self, steps: int) -> Tensor:
@@ -90,15 +95,15 @@ class Autoencoders:
         return (trained.unfinished | trained.diverged).view(self.shape).any(1)
 
     def read(self) -> dict[str, Tensor]:
-        """Return the codes of the rows that each fold reads, and what they do not rebuild, by name.
+        """Return, by name, the code of each row and what is not rebuilt from it, both by the fold that reads the row.
 
         Returns
         -------
         code : (S, N, k) float32
         left : (S, N, `LEFT`) float64
-            Principal coordinates of what the code does not rebuild, of each fold for itself.
+            Principal coordinates of what is not rebuilt, found in each fold by itself; 0 in columns that it lacks.
         kept : (S,)
-            Share of the variance of the units that is rebuilt.
+            Share of the variance of the units that is rebuilt, the mean over folds.
         """
         codes, residuals, lost, whole = [], [], [], []
         for some in torch.split(self.rows.read, AT_ONCE, 1):
@@ -112,9 +117,9 @@ class Autoencoders:
         return {**self.by_row(torch.cat(codes, 1), torch.cat(residuals, 1)), "kept": kept}
 
     def by_row(self, codes: Tensor, residuals: Tensor) -> dict[str, Tensor]:
-        """Put the codes (S F, R, k), and coordinates of the residuals (S F, R, U), of all folds into the order of rows.
+        """Bring codes (S F, R, k) and residuals (S F, R, U) of the R rows that each fold reads into the order of rows.
 
-        Returns "code" (S, N, k) and "left" (S, N, `LEFT`), as in `read`.
+        Residuals become principal coordinates. Returns "code" (S, N, k) and "left" (S, N, `LEFT`), as in `read`.
         """
         codes, residuals = (torch.unflatten(each, 0, self.shape) for each in (codes, residuals))
         shape = (len(self.z), self.z.shape[1])
@@ -153,9 +158,12 @@ class LearnedSide(NamedTuple):
 
     @classmethod
     def of(cls, blocks: Tensor, other: Tensor | None, rows: Rows, dims: int, steps: int) -> LearnedSide:
-        """Train codes for the side `blocks` (S, N, D), which also tell of `other` (S, N, V) where it is given."""
+        """Train codes of `dims` coordinates for a side `blocks` (S, N, D), from which `other` (S, N, V) is rebuilt too.
+
+        Without `other` only `blocks` is rebuilt. Nothing is trained if no snapshot has more than `dims` varying units.
+        """
         z, z_other = _standard(blocks), None if other is None else _standard(other)
-        # A z-scored unit that varies has a value above 0.
+        # Whether more units vary than a code has coordinates: a z-scored unit that varies has a value above 0.
         wide = ((z.amax(1) > 0).sum(1) > dims).tolist()
         if not any(wide):
             none = z.new_zeros(len(z), 0, 0)
@@ -177,7 +185,7 @@ class LearnedSide(NamedTuple):
         return cls(blocks, wide, read["code"], read["left"], kept, read["doubtful"] & coded)
 
     def repeated(self, snapshots: int) -> LearnedSide:
-        """Return this side, which has one snapshot, as one that has so many equal ones."""
+        """Return this side, which has one snapshot, with that snapshot repeated `snapshots` times."""
         blocks, *read = (each.expand(snapshots, *each.shape[1:]) for each in (self.blocks, *self[2:]))
         return LearnedSide(blocks, self.wide * snapshots, *read)
 
@@ -203,7 +211,7 @@ def _standard(side: Tensor) -> Tensor:
 
 
 def bytes_of_autoencoders(samples: int, units: int, others: int, folds: int) -> int:
-    """Return the memory of one snapshot: weights with gradients, moments and best values, a batch, the residuals.
+    """Return the bytes of one snapshot: weights with their gradients, moments and best values, a batch, residuals.
 
     `others` are the units of the other side, 0 without it.
     """
@@ -213,14 +221,14 @@ def bytes_of_autoencoders(samples: int, units: int, others: int, folds: int) -> 
 
 
 def _left(residual: Tensor) -> Tensor:
-    """Return the principal coordinates (n, r) of large variance of a residual (n, U), what a code does not rebuild."""
+    """Return the principal coordinates (n, r) of a residual (n, U) with a variance above `LEAST`, a tenth of a unit."""
     # Those of small variance may well be curved functions of the code, that is, nothing new.
     code = principal_code(residual, LEFT)[0]
     return code[:, (code.T @ residual / len(residual)).square().sum(1) > LEAST]
 
 
 def _loadings(rows: Tensor, dims: int) -> Tensor:
-    """Return (`dims`, U) each unit's slope on each principal component of rows (n, U); 0 where there are fewer."""
+    """Return the slope (`dims`, U) of each unit on each principal component of rows (n, U); 0 for missing ones."""
     rows = rows.double()
     code = principal_code(rows, dims)[0]
     found = code.T @ rows / len(rows)
@@ -233,6 +241,6 @@ def _summed(stacks: list[Stack], rows: Tensor) -> Tensor:
 
 
 def _share_lost(found: Tensor, true: Tensor) -> Tensor:
-    """Return the squared error (S F,) of `found` as a share of the square of `true`, (S F, B, U) both."""
+    """Return the squared error (S F,) of `found` over the sum of squares of `true`; both are (S F, B, U)."""
     # A share of each batch's own square: a batch with a far row counts no more than others.
     return (found - true).square().sum((1, 2)) / true.square().sum((1, 2)).clamp(min=1e-12)

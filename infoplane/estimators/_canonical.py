@@ -45,7 +45,8 @@ class Basis(NamedTuple):
     Attributes
     ----------
     columns : (N, r)
-        Their inner products with those of another side are canonical correlations after a rotation.
+        The rows along each direction, over sqrt(N): the singular values of the product of two sides' columns are their
+        canonical correlations.
     own : (r,)
         Share of the shrunk variance of each direction that is the sample's own, not added by shrinkage; 1 without it.
     shrinkage : float
@@ -65,7 +66,10 @@ class Basis(NamedTuple):
 
 
 def white_basis(z: Tensor, shrinkage: Shrinkage) -> Basis:
-    """Return white directions of z-scored rows (N, U), by their correlation matrix shrunk towards the identity."""
+    """Return white directions of z-scored rows (N, U), from their correlation matrix shrunk towards the identity.
+
+    `shrinkage` is the weight of the identity; "auto" takes the least that leaves 0.1 N effective directions at most.
+    """
     n, all_units = z.shape
     varies = (z != 0).any(0)
     z = z[:, varies]
@@ -154,12 +158,15 @@ def independent_nats(p: float, q: float, n: int) -> float:
 
 
 def least_shrinkage(values: Tensor, limit: float) -> float:
-    """Return the smallest shrinkage lambda, at least 1e-6, that leaves at most `limit` effective directions."""
+    """Return the smallest shrinkage lambda, at least 1e-6, that leaves at most `limit` effective directions.
+
+    `values` (r,) are the positive eigenvalues of the correlation matrix, in any order.
+    """
 
     # sum (1 - lambda) v / ((1 - lambda) v + lambda) = sum v / (v + ridge) with ridge = lambda / (1 - lambda): it falls
     # as the ridge grows, so the ridge's logarithm is found by halving an interval.
     def size(log_ridge: float) -> float:
-        """Return the effective number of directions with this ridge."""
+        """Return the effective number of directions with the ridge e^`log_ridge`."""
         return float((values / (values + math.exp(log_ridge))).sum())
 
     low = math.log(LEAST_SHRINKAGE)
@@ -176,7 +183,7 @@ def least_shrinkage(values: Tensor, limit: float) -> float:
 class HeldOut(NamedTuple):
     """Canonical coordinates (n, r) of rows that the directions were not fitted on, and the correlations (r,).
 
-    `fitted` (m, d) and `white` (n, d) are T in white coordinates, of the rows that were fitted and of these.
+    `fitted` (m, d) and `white` (n, d) are T in white coordinates: on the m rows that were fitted, and on these n rows.
     """
 
     u: Tensor
@@ -187,7 +194,10 @@ class HeldOut(NamedTuple):
 
 
 def held_out(z: Tensor, y: Tensor, fit: Tensor, test: Tensor, shrinkage: Shrinkage) -> HeldOut | None:
-    """Fit directions to the rows `fit` of z (N, U) and y; return rows `test` along them, None if a side is constant."""
+    """Fit canonical directions to the rows `fit` of z (N, U) and y; return the rows `test` along these directions.
+
+    `y` are classes (N,) or real targets (N, k). Returns None if a side is constant on the rows `fit`.
+    """
     rows, new = rescaled(z, fit, test)
     a = white_basis(rows, shrinkage)
     if y.is_floating_point():
@@ -200,7 +210,7 @@ def held_out(z: Tensor, y: Tensor, fit: Tensor, test: Tensor, shrinkage: Shrinka
     if a.size == 0 or b.size == 0:
         return None
     found = canonical(a, b)
-    # Corrected as those of the value that is reported: this is the Gaussian model that is checked.
+    # What chance adds to correlations is taken off, as it is from the value whose Gaussian model is checked.
     correlations = corrected(found.correlations, len(fit), a.size, b.size)
     white = new @ a.axes
     return HeldOut(white @ found.left, second @ found.right, correlations, a.columns * math.sqrt(len(fit)), white)
@@ -267,7 +277,7 @@ def z_of_shuffled(ratio: Tensor) -> float:
 
 
 def marginal_misfit(ratio: Tensor) -> float:
-    """Return the KL of the mixture of the fitted classes from one Gaussian, in nats, from log ratios (n, n)."""
+    """Return the KL divergence of the mixture of fitted classes from one Gaussian, in nats, by log ratios (n, n)."""
     # mean_i log mean_j of the ratios.
     return float(ratio.logsumexp(1).mean()) - math.log(ratio.shape[1])
 
@@ -290,7 +300,7 @@ def class_nats(rows: Tensor, y: Tensor) -> float:
 
 
 def residual_nats(h: HeldOut) -> float:
-    """Return the `knn` information in nats between leading u and what they leave of leading v: 0 for Gaussians."""
+    """Return the `knn` information in nats of leading u about the residuals of leading v on them: 0 for Gaussians."""
     u, v = (rows[:, :LEADING] - rows[:, :LEADING].mean(0) for rows in (h.u, h.v))
     # The slope of these rows rather than rho: the error of a fitted rho in many units is no misfit of the model.
     return pair_nats(u, v - u @ (torch.linalg.pinv(u) @ v))
@@ -316,14 +326,17 @@ def side(raw: Tensor, z: Tensor, basis: Basis) -> Side:
 
 
 def misfits(h: HeldOut) -> tuple[bool, bool]:
-    """Return whether a Gaussian fitted to other rows fails on these: by overshoot, and if not, by what u tells of v."""
-    # Its density ratio has mean 1 over rows that do not belong together, and u says nothing of what it leaves of v.
+    """Return whether the Gaussian model that was fitted to other rows fails the first, and the second, check on these.
+
+    The first fails where the density ratio has a mean far above 1 over pairs that do not belong together; the second,
+    made only if the first has passed, where u has information about the residuals of v.
+    """
     overshoot = z_of_shuffled(log_ratio(h)) > OVERSHOOT
     return overshoot, not overshoot and residual_nats(h) > max(LEFT_OVER, chance(len(h.u)))
 
 
 def pairs_off_ground(t: Side, y: Side, nats: float, shrinkage: Shrinkage) -> bool:
-    """Return whether a layer and real targets fail a check of the Gaussian model; `nats` is its value."""
+    """Return whether a layer and real targets fail a check of the Gaussian model, whose information is `nats`."""
     fit, test = content_halves(t.raw, y.raw, TEST_ROWS)
     h = held_out(t.z, y.z, fit, test, shrinkage)
     if h is None:  # nothing varies in the rows to fit on
@@ -336,7 +349,7 @@ def pairs_off_ground(t: Side, y: Side, nats: float, shrinkage: Shrinkage) -> boo
 
 
 def classes_off_ground(t: Side, y: Tensor, nats: float, entropy_nats: float, shrinkage: Shrinkage) -> bool:
-    """Return whether a layer and classes (N,) of this entropy fail a check of the Gaussian model of value `nats`."""
+    """Return whether a layer and classes (N,) fail a check of the Gaussian model, whose information is `nats`."""
     fit, test = content_halves(t.raw, y, TEST_ROWS)
     h = held_out(t.z, y, fit, test, shrinkage)
     if h is None:  # nothing varies in the rows to fit on
@@ -345,7 +358,7 @@ def classes_off_ground(t: Side, y: Tensor, nats: float, entropy_nats: float, shr
         return True
     few = min(len(test), max(TEST_ROWS // 2, ROWS_OF_A_CLASS * len(torch.unique(y))))
     limit, labels = nats + MISSED + chance(few), y[test[:few]]
-    if limit >= entropy_nats:  # so much cannot be missed
+    if limit >= entropy_nats:  # `knn` cannot find more than the entropy of the classes
         return False
     # `knn` must not find more in few directions, canonical, principal, or those in which spreads differ.
     if any(class_nats(view[:few], labels) > limit for view in (h.u[:, :1], h.u[:, :LEADING], t.leading[test])):
@@ -355,7 +368,11 @@ def classes_off_ground(t: Side, y: Tensor, nats: float, entropy_nats: float, shr
 
 
 def spread_features(h: HeldOut, y: Tensor) -> Tensor:
-    """Return what tells classes by their spread (n, 3): log length and two directions whose variances differ most."""
+    """Return features (n, 3) of held-out rows that tell classes apart by their spread.
+
+    They are the log of a row's squared length, and its coordinates along the two directions whose variances differ most
+    between classes.
+    """
     # `y` (m,) are the classes of the fitted rows. With C_k their covariances in white coordinates, the directions are
     # the leading eigenvectors of sum_k p_k (C_k - C)^2. The largest classes and, of many white coordinates, those of
     # largest variance keep the cost within bounds.

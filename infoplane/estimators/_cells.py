@@ -29,15 +29,16 @@ _ELEMENTS = 1 << 18  # pairs of rows in a batch
 
 
 def all_pairs_are_sooner(rows: Tensor) -> bool:
-    """Whether comparing all pairs of rows (N, D) takes less time than looking for the cells that they reach."""
-    # A GPU takes longer for a look at the values than that spares.
+    """Return whether comparing all pairs of rows (N, D) takes less time than looking for the cells that they reach."""
+    # On a GPU it always does: waiting for values that decide which cells meet takes longer than that spares.
     return on_accelerator(rows.device) or len(rows) <= _ALL_PAIRS * rows.shape[1]
 
 
 def counts_within(rows: Tensor, radius: Tensor, metric: Metric, known: Tensor) -> tuple[Tensor, Tensor]:
-    """How many other rows lie within `radius` (N,) of each of `rows` (N, D): with ties, and without, (N,) int64 each.
+    """Return how many other rows lie within `radius` (N,) of each of `rows` (N, D): (N,) int64 with ties, and without.
 
-    A tie lies at the radius but for rounding. `known` (N,) is how many others are known to be ties.
+    A tie is a row at a distance that equals the radius but for rounding. `known` (N,) says how many ties each row is
+    known to have.
     """
     n, units = rows.shape
     if all_pairs_are_sooner(rows):
@@ -52,10 +53,10 @@ def counts_within(rows: Tensor, radius: Tensor, metric: Metric, known: Tensor) -
 
 
 class _CountsWithin:
-    """Counts for rows (N, D) in an order in which `size` consecutive ones are a cell, of which there are M."""
+    """Counts neighbours of rows (N, D) cell by cell; `size` consecutive rows are a cell, of which there are M."""
 
     def __init__(self, rows: Tensor, radius: Tensor, metric: Metric, known: Tensor, size: int) -> None:
-        """Find which cells meet, and cut the limits of the keys into cells; `radius` and `known` are (N,)."""
+        """Find which cells meet, and limits of keys (approximate distances) by cell; `radius`, `known` are (N,)."""
         self.keys, self.radius, self.size, self.count = Keys(rows, metric), radius, size, len(rows)
         self.met = _boxes_within_reach(rows.numpy()[:, :_UNITS_LOOKED_AT], radius.numpy(), size)
         cells = len(self.met)
@@ -69,7 +70,7 @@ class _CountsWithin:
         self.pairs: list[Array] = []
 
     def counts(self) -> tuple[Tensor, Tensor]:
-        """How many other rows lie within the radius of each, with ties and without, (N,) int64 each."""
+        """Return how many other rows lie within the radius of each row, with ties and without, (N,) int64 each."""
         for cells, met in self._batches():
             self._count(cells, met)
         found = torch.from_numpy(self.found.reshape(2, -1)[:, : self.count])
@@ -77,7 +78,7 @@ class _CountsWithin:
         return settled(self.keys, self.radius, found, pairs)
 
     def _batches(self) -> Iterator[tuple[Array, Array]]:
-        """Yields some cells (B,), and those that each of them meets (B, W), filled up with number M: a cell far off."""
+        """Yield cells (B,), and the cells that each of them meets (B, W), padded with M: a cell far from all rows."""
         # Cells are taken in the order of how many they meet, so that little is filled up.
         most = self.met.sum(1)
         order = np.argsort(most, kind="stable")
@@ -100,8 +101,8 @@ class _CountsWithin:
         low, high = self.low[cells], self.high[cells]
         opened, closed = (each.numpy() for each in self.keys.tally(key, (low, high)))
         self.found[0, cells], self.found[1, cells] = opened, closed
-        # Rows between the two limits may be ties or not. Where they are as many as are known to be ties, they are
-        # these; else these pairs are noted, to be measured exactly.
+        # Rows between the two limits may be ties or not. Where they are as many as the known ties, they are these ties.
+        # Else they count as farther than the radius for now, and the pairs are noted, to be measured exactly.
         left = np.flatnonzero(closed - opened != self.known[cells])
         if not len(left):
             return
@@ -115,8 +116,10 @@ class _CountsWithin:
 
 
 def _boxes_within_reach(rows: Array, radius: Array, size: int) -> Array:
-    """(M, M) whether some row of the first cell may have a row of the second within its `radius` (N,), by boxes."""
-    # The box of the second cell's rows against that of the first one's rows with their reach.
+    """Return (M, M) whether some row of the first cell may have a row of the second one within its `radius` (N,).
+
+    It may where the box of the second cell's rows meets the box of the first cell's rows with their radius around them.
+    """
     start, reach = np.arange(0, len(rows), size), radius[:, None] * (1.0 + 2.0 * TIE)
     low, high = np.minimum.reduceat(rows, start).T, np.maximum.reduceat(rows, start).T
     least, most = np.minimum.reduceat(rows - reach, start).T, np.maximum.reduceat(rows + reach, start).T

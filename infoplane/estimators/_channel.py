@@ -48,7 +48,10 @@ def _control(square: Tensor, dimensions: Tensor | int) -> Tensor:
 
 
 class Channel(ABC):
-    """Draws noise for a span of rows, then yields the ratios of its samples to the rows of another span."""
+    """Draws noise for a span of rows, then yields the ratios of its samples to the rows of another span.
+
+    It has `count` rows and makes `pairs` pairs of noisy samples of each; `spread` is 0 exactly if all rows are equal.
+    """
 
     count: int
     pairs: int
@@ -98,7 +101,7 @@ class AdditiveChannel(Channel):
         self._scratch = scratch or Scratch()
 
     def _vectors(self, a: Span) -> Tensor:
-        """Return rows (n, D) in units of the noise, for z . (x_i - x_j) / s; 0 where unequal rows never meet."""
+        """Return rows (n, D) in units of the noise, for z . (x_i - x_j) / s; 0 if unequal rows are too far apart."""
         v = self._rows.take(a.rows)
         if not self._rows.direct:
             return v
@@ -225,10 +228,12 @@ def propagate(
     ----------
     spans, label
         Rows sorted by class, as `class_spans` cuts them, and the class of each row.
+    within_only : bool
+        Leave out pairs of rows of different classes: both sums are then those within classes.
     shuffled : (R, N) int64 or None
         Shuffled labels in the sorted order, for the null.
     columns : (C, N) or None
-        With `columns`, `null` is their product with the ratios, (C, N), not yet logarithms.
+        In the place of `shuffled`: `null` is then the product of these columns with the ratios, (C, N), no logarithm.
     """
     n, pairs, device = channel.count, channel.pairs, label.device
     # Sums over rows of other classes and of the own one: `within` is needed by itself, both together are the whole.
@@ -296,7 +301,7 @@ class JointSamples:
 def propagate_jointly(
     t: Channel, y: Channel, spans: list[Span], generator: torch.Generator, *, shuffled: list[AdditiveChannel]
 ) -> JointSamples:
-    """Return sums of ratios of T, of Y and of both for noisy samples of every row; `shuffled` are Y for the null."""
+    """Return sums of ratios of T, Y and both for noisy samples of every row; `shuffled` are channels of shuffled Y."""
     n, pairs, device = t.count, t.pairs, t.device
     sums = torch.zeros(3, 2 * pairs, n, dtype=torch.float64, device=device)
     control = torch.zeros(4, pairs, n, dtype=torch.float64, device=device)
@@ -350,7 +355,10 @@ def weigh_draws(values: Tensor, control: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _without(value: Tensor, control: Tensor, fit_value: Tensor, fit_control: Tensor, axis: tuple[int, ...]) -> Tensor:
-    """Return `value` (pairs, n) less what `control` (k, pairs, n) explains of it by least squares on other rows."""
+    """Return `value` (pairs, n) less what `control` (k, pairs, n) explains of it.
+
+    The weights are found by least squares on other rows, `fit_value` and `fit_control`, less their means over `axis`.
+    """
     # One control after the other is taken off the value and off the controls that follow (Gram-Schmidt), in plain sums
     # by row, which give the same bits on every device and in every block.
     residual = fit_value - fit_value.mean(axis, keepdim=True)

@@ -60,17 +60,17 @@ def blank_intervals(quantities: Mapping[str, Quantity]) -> dict[str, Quantity]:
     return {name: q if name.endswith(" null") else _blanked(q) for name, q in quantities.items()}
 
 
-def _blanked(q: Quantity) -> Quantity:
+def _blanked(quantity: Quantity) -> Quantity:
     """Return the quantity with `low` and `high` NaN where one of `VOIDING` is up."""
-    raised = [q.flags[flag].to(q.value.device) for flag in VOIDING if flag in q.flags]
-    if not raised or (q.low is None and q.high is None):
-        return q
-    void = torch.stack([flag.expand(q.value.shape) for flag in raised]).any(0)
+    raised = [quantity.flags[flag].to(quantity.value.device) for flag in VOIDING if flag in quantity.flags]
+    if not raised or (quantity.low is None and quantity.high is None):
+        return quantity
+    void = torch.stack([flag.expand(quantity.value.shape) for flag in raised]).any(0)
 
     def blanked(end: Tensor | None) -> Tensor | None:
         return None if end is None else torch.where(void, float("nan"), end)
 
-    return dataclasses.replace(q, low=blanked(q.low), high=blanked(q.high))
+    return dataclasses.replace(quantity, low=blanked(quantity.low), high=blanked(quantity.high))
 
 
 def above_ceiling(value: Tensor, ceiling: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ def above_ceiling(value: Tensor, ceiling: Tensor) -> Tensor:
 
 
 def copied_inputs(rows: Tensor, y: Tensor) -> Tensor | None:
-    """Return input ids (N,) where rows (N, U) look given several times, equal ones as one input; else None.
+    """Return input ids (N,), the same for equal rows, if inputs of `rows` (N, U) look given several times; else None.
 
     Equal rows alone prove nothing: units may be dead, layers may have few values, and codes may coincide. But inputs
     that are given twice (or m times) have the same number of copies of nearly every row, where chance gives one, two or
@@ -101,7 +101,7 @@ def copied_inputs(rows: Tensor, y: Tensor) -> Tensor | None:
 
 
 def _open_snapshots(found: Mapping[str, Quantity], t: Tensor) -> Tensor:
-    """Return indices of snapshots of `t` (S, N, U) that may have repeated rows: H(T) in `found` does not exclude it."""
+    """Return the indices of snapshots of `t` (S, N, U) whose rows may repeat, as far as H(T) in `found` says."""
     h_t = found.get("H(T)")
     if h_t is None or h_t.estimand != "binned":
         return torch.arange(len(t), device=t.device)
@@ -134,7 +134,10 @@ def _equal_neighbours(ordered: Tensor) -> Tensor:
 def _noticed(
     found: Mapping[str, Quantity], t: Tensor, y: Tensor, x: Tensor | None, x_ids: Tensor | None
 ) -> list[tuple[Tensor, list[int]]]:
-    """Return pairs of input ids (N,), one id for equal rows (copies of one input), and the snapshots they hold for."""
+    """Look for rows that are copies of one input, and return guesses: input ids (N,), and the snapshots they hold for.
+
+    Equal rows have one id. The list is empty where nothing looks copied, or where `x_ids` repeat already.
+    """
     # If x is given and its rows differ, the inputs differ, even where a layer maps them to equal rows of T.
     samples, t = t.shape[1], t.detach()
     if samples < 2 * _LEAST_INPUTS or (x_ids is not None and len(torch.unique(x_ids)) < samples):
@@ -155,7 +158,7 @@ def _noticed(
 
 
 def _replaced(whole: Mapping[str, Quantity], other: Mapping[str, Quantity], at: list[int]) -> dict[str, Quantity]:
-    """Return the quantities of `whole`, at the snapshots `at` replaced by those of `other` and flagged `ties`."""
+    """Return the quantities of `whole`; for the snapshots `at` (indices) those of `other`, with the flag `ties`."""
     # A flag that either raises stays; a quantity that `other` does not give keeps its value.
     out = {}
     for name, q in whole.items():
@@ -239,7 +242,7 @@ def _mixed(key: Tensor) -> Tensor:
 
 
 def repeated_entropy_nats(rows: Tensor) -> float:
-    """Return the plug-in entropy in nats of rows (N, D), which bounds any information; infinite unless half repeat."""
+    """Return the plug-in entropy in nats of rows (N, D), a bound on any information; infinite unless half repeat."""
     if len(torch.unique(rows[:, 0])) > len(rows) / 2:  # one column may be enough to see that they do not
         return math.inf
     others = equal_rows(rows.double())  # (N,) how many other rows equal each
@@ -294,11 +297,12 @@ def _mixtures(columns: Tensor, most: int) -> Tensor:
 
 def _polynomials(rows: Tensor) -> Tensor:
     """Return products (N, features) of up to three columns of `rows` (N, d), fewer where there are many; 1 is first."""
-    # `layer`: the products of one degree, each with the last column in it, so that each product is made once.
+    # `layer`: the products of one degree, each with the number of its last column. The next degree multiplies it by
+    # this column and later ones only, so that each product is made once.
     layer = [(torch.ones_like(rows[:, 0]), 0)]
     columns, (n, d) = [layer[0][0]], rows.shape
     for degree in range(1, 4):
-        if degree > 1 and math.comb(d + degree, degree) > n // 10:  # ten samples for each product up to this degree
+        if degree > 1 and math.comb(d + degree, degree) > n // 10:  # fewer than ten samples for each product
             break
         layer = [(column * rows[:, j], j) for column, first in layer for j in range(first, d)]
         columns += [column for column, _ in layer]
@@ -307,7 +311,8 @@ def _polynomials(rows: Tensor) -> Tensor:
 
 def _orthonormal(rows: Tensor, known: Tensor | None = None) -> Tensor:
     """Return orthonormal columns that span what is left of `rows` (N, r) without their parts along `known` (N, f)."""
-    # `known` is orthonormal. Columns that it explains but for rounding are dropped, and directions that others span.
+    # `known` is orthonormal. Columns that it explains, but for rounding, are dropped; so are directions that other
+    # columns span already.
     left = rows if known is None else rows - known @ (known.T @ rows)
     length = left.square().sum(0).sqrt()
     left = (left / length)[:, length > 1e-6 * rows.square().sum(0).sqrt()]
@@ -370,8 +375,9 @@ def _mean_log_distance(rows: Tensor) -> float:
 def kept_of_gaussian(value: PairValue, rows: int, units: tuple[int, int], nats: float, *, like: Tensor) -> float:
     """Return the share of the information in a Gaussian pair of this size and strength that the estimate `value` finds.
 
-    The information is spread evenly over all directions of the narrower side. It is taken to be that of the sample, the
-    mean of log p(a, b) / p(a) p(b), so that the scatter of both cancels. Rows lie on the device of `like`.
+    The pair has `rows` rows, `units` on each side and about `nats` of information, at least half a nat, spread evenly
+    over all directions of the narrower side. Its information is taken to be that of the sample, the mean of
+    log p(a, b) / p(a) p(b), so that scatter moves both alike. Rows lie on the device of `like`.
     """
     narrow = min(units)
     kept = math.exp(-2.0 * max(nats, _TWIN_NATS) / narrow)  # 1 - rho^2

@@ -67,8 +67,9 @@ def coded(block: Tensor, dims: int, k: int, seed: int) -> Code:
 
     Whichever values count as atoms, the index of the atom is a function of the value, so that information splits
     into that of the index and that of the rest without an error. Rows are equal if their coordinates are. Values
-    that repeat, but too rarely for an atom, are those of a grid: on a line they become ranks, ties in any order;
-    in more coordinates all are spread over the cells of the grid. Neither changes the information.
+    that repeat, but too rarely for an atom, are taken to lie on a grid: a single coordinate is then replaced by normal
+    scores, ties in random order; of several units all values are spread over the cells of the grid. Neither changes the
+    information. `k` is the neighbour whose distance will give entropies; `seed` is for what is random.
     """
     rows, dropped, kept = _split(block, dims, seed)
     index, times = _repeats(rows)
@@ -101,14 +102,14 @@ def _share(rows: Tensor) -> float:
 
 
 def _often(block: Tensor) -> float:
-    """Return the largest share, over the units of (N, D), of rows whose value at least `ATOM` rows have."""
+    """Return, of that unit of (N, D) where it is largest, the share of rows whose value at least `ATOM` rows have."""
     numbered = (numbered_rows(unit[:, None].double()) for unit in block.T)
     return max(_share(counts[number] >= ATOM) for number, counts in numbered)
 
 
 def _repeats(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Return (N,) the atom of each row, from 1, or 0 for none; and (N,) how many rows have the row's value."""
-    # Equal rows may differ by rounding after a projection.
+    # Rounded to a grid, since equal rows may differ by rounding after a projection.
     number, counts = numbered_rows((rows * _GRID).round())
     times = counts[number]
     if rows.shape[1] == 1:  # rarer values can be ranked, which needs no entropy for each
@@ -167,7 +168,7 @@ def principal_code(block: Tensor, dims: int) -> tuple[Tensor, float]:
 
 
 def _principal(block: Tensor, dims: int, more: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Return `dims` and up to `more` principal components (N, d), of variance 1, and their shares of variance (d,)."""
+    """Return `dims` principal components and up to `more` (N, d), of variance 1, and their shares of variance (d,)."""
     eps = torch.finfo(torch.float32 if block.dtype == torch.float32 else torch.float64).eps
     largest = block.double().abs().max()
     z = block.double() / (largest if largest > 0 else 1.0)  # so that no square leaves the range of float64
@@ -191,8 +192,8 @@ def _components(z: Tensor, dims: int, more: int, seed: int) -> Tensor:
     if samples <= DENSE:
         values, vectors = torch.linalg.eigh(z @ z.T)
     else:
-        # By subspace iteration from random directions: `_SPARE` more than `dims` make the first `dims` converge, and
-        # come back with them. Each of the 12 rounds multiplies by zz'.
+        # By subspace iteration from random directions. `_SPARE` directions more than `dims` let the first `dims`
+        # converge; where `more` is asked for they are returned, too. Each of the 12 rounds multiplies by zz'.
         basis = torch.linalg.qr(z @ normal_numbers((units, dims + _SPARE), seed, z.device))[0]
         for _ in range(12):
             basis = torch.linalg.qr(z @ torch.linalg.qr(z.T @ basis)[0])[0]

@@ -32,9 +32,9 @@ _RANK = 1e-12
 
 
 class Marginal(NamedTuple):
-    """One side with what no pair decides: z-scored columns (N, D), normal scores where a unit has no atoms.
+    """One side, prepared without a look at the other: columns (N, D), none constant, each z-scored or normal scores.
 
-    `tied` says whether some unit has atoms. No column of it is constant.
+    `tied` says whether some unit has atoms, that is, values that many rows share.
     """
 
     columns: Tensor
@@ -42,9 +42,10 @@ class Marginal(NamedTuple):
 
     @classmethod
     def of(cls, block: Tensor, seed: int, *, ranks: bool = True, all_ranks: bool = True) -> Marginal:
-        """Scale or rank rows (N, D) or (N,); ties get random places from `seed`, which must differ between two sides.
+        """Replace each unit of a block (N, D) or (N,) by its normal scores, or scale it where it has atoms.
 
-        Without `ranks` every unit is scaled only; without `all_ranks` those that are normal are, of more than a few.
+        Ties get random places from `seed`, which must differ between two sides. Without `ranks` every unit is scaled
+        only; without `all_ranks` also those that are normal already, if there are more than `FEW_UNITS` units.
         """
         rows = zscore(block.reshape(len(block), -1))
         rows = rows[:, (rows != 0).any(0)]
@@ -57,7 +58,7 @@ class Marginal(NamedTuple):
 
 
 def scaled_where_normal(ranked: Tensor, scaled: Tensor) -> Tensor:
-    """Return of each unit its scaled values, if they are normal already, else its normal scores (`ranked`), (N, D)."""
+    """Return for each unit its `scaled` values if they are normal already, else its normal scores `ranked`, (N, D)."""
     # Ranks err by about 1 / sqrt(N) in each unit, and many units add that up: 3 nats of one latent in 12 turned units
     # would read 2.5.
     normal = (ranked * scaled).mean(0) > NORMAL * ranked.square().mean(0).sqrt()
@@ -65,7 +66,7 @@ def scaled_where_normal(ranked: Tensor, scaled: Tensor) -> Tensor:
 
 
 def is_steep(correlations: Tensor, rows: int) -> Tensor:
-    """Return whether a pair of coordinates, of correlations (..., r), tells nearly what ranks of `rows` rows can."""
+    """Return (...) whether one of r pairs of coordinates has nearly the most information that `rows` ranks can show."""
     return (pair_nats(correlations) > math.log(rows) - NEAR).any(-1)
 
 
@@ -102,7 +103,8 @@ class Coordinates(NamedTuple):
     ) -> Coordinates:
         """Fit to the rows `fitted` (n,) int64, with at most `most` dimensions of each side.
 
-        Where a side has more than `seen`, those beyond the last pair are ordered, and 0 where nothing speaks for them.
+        With `seen`, if a side has more coordinates than that, those without a partner on the other side are ordered by
+        how much they follow products of the other's coordinates, and 0 where they follow no more than chance would.
         """
         # Each side white, then both turned so that coordinates go in pairs.
         u, share_u = _principal(t.columns, fitted, most[0])
@@ -119,9 +121,9 @@ class Coordinates(NamedTuple):
 
 
 def _leading(own: Tensor, other: Tensor, pairs: int, fitted: Tensor) -> Tensor:
-    """Turn the coordinates of `own` (N, p) beyond `pairs`: those that follow products of `other` (N, q) come first.
+    """Rotate the coordinates of `own` (N, p) beyond `pairs`, so that those that follow products of `other` come first.
 
-    Coordinates that follow them no more than chance would are 0.
+    `other` is (N, q). Coordinates that follow its products no more than chance would are set to 0.
     """
     rest, factors = own[:, pairs:], other[fitted][:, :FACTORS]
     if rest.shape[1] == 0 or pairs == 0:  # no coordinate is left over, or none to follow

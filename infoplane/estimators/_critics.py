@@ -111,7 +111,7 @@ class Critics:
         return LOSSES[self.setup.loss](self.scores(rows, rows))
 
     def _running_dv(self, scores: Tensor) -> Tensor:
-        """Return a number (S F,) with the gradient of "dv" over many batches, from the scores (S F, B, B) of one."""
+        """Return numbers (S F,) with the gradient of "dv" over many batches, from scores (S F, B, B) of one batch."""
         # The gradient of log E e^F is that of E e^F divided by E e^F, for which a running mean over batches stands.
         self.trace = [*self.trace[1 - TRACED :], -donsker_varadhan(scores).detach()]
         mean = apart(scores).flatten(1).logsumexp(1).exp() / pairs_apart(scores)
@@ -120,7 +120,7 @@ class Critics:
         return mean / self.running - own(scores).mean(1)
 
     def running_std(self) -> Tensor:
-        """Return the standard deviation (S F,) of the values of the last batches under "dv"; 0 for other losses."""
+        """Return the standard deviation (S F,) of the value of "dv" over the last 100 batches; 0 for other losses."""
         if not self.trace:
             return self.u.new_zeros(self.shape).flatten()
         return torch.stack(self.trace).std(0)
@@ -139,7 +139,7 @@ class Critics:
 
     @torch.no_grad()
     def log_ratios(self, rows: Tensor, negatives: Tensor) -> Tensor:
-        """Return log ratios (2, S F, n) of pairs `rows` (F, n), normalised over strangers `negatives` (F, m).
+        """Return log ratios (2, S F, n) of pairs `rows` (F, n), normalised over rows `negatives` (F, m) as strangers.
 
         F is a log ratio up to a function of x and one of y. With F_own the score of the pair, the mean over strangers
         of x and strangers of y is normalised in two ways:
@@ -153,7 +153,7 @@ class Critics:
             # A row is no stranger to itself.
             strangers = (~same).sum(2)
             first, second = self.factors(some, some)
-            of_pair = (first * second).sum(1)
+            of_pair = (first * second).sum(1)  # F of each row of x with its own y
             both = self.scores(some, negatives), self.scores(negatives, some).mT  # strangers of x, strangers of y
             sums = torch.stack([scores.masked_fill(same, -math.inf).logsumexp(2) for scores in both])
             without = of_pair - (sums - strangers.log()).mean(0)
@@ -208,7 +208,7 @@ def _softmaxes(scores: Tensor) -> tuple[Tensor, Tensor]:
     row_top, row_sums, exponentials = _exponentials(scores, 2)
     # The exponentials of a row, relative to its largest score r_i, serve for columns too: these sum e^(r_i - r) of
     # them, with r = max r_i. Where all of a column lies far below r nothing is left of it: then columns get their own.
-    # An accelerator always does so, for to look at the sums it would have to wait.
+    # An accelerator always gives them their own: it would have to wait for a look at the sums.
     column_top = row_top.amax(1, keepdim=True)
     factor = (row_top - column_top).exp_()
     column_sums = factor.mT @ exponentials
@@ -240,7 +240,7 @@ def apart(scores: Tensor) -> Tensor:
 
 
 def pairs_apart(scores: Tensor) -> int:
-    """Return how many pairs of (S, n, n) do not belong together."""
+    """Return how many pairs of one slice of scores (S, n, n) do not belong together: all but the diagonal."""
     return scores.shape[1] * (scores.shape[1] - 1)
 
 

@@ -66,22 +66,26 @@ def extent(rows: Tensor) -> float:
 
 
 def integers_serve(rows: Tensor, scale: float) -> bool:
-    """Whether distances of rows (N, D) may be whole steps of `scale` / 10922: twice as fast as floats on a CPU.
+    """Return whether distances of rows (N, D) may be whole steps of `scale` / 10922: twice as fast as floats on a CPU.
 
-    They leave a hundredth of the pairs undecided where an outlier sets the scale; not so where the root mean square of
-    the deviations is a twentieth of it.
+    On a GPU they may not, nor where an outlier sets `scale`: steps so coarse leave a hundredth of the pairs undecided.
+    The root mean square of the deviations from the mean must be above a twentieth of it.
     """
     return not on_accelerator(rows.device) and float(((rows - rows.mean(0)) / scale).square().mean().sqrt()) > _COARSE
 
 
 class Keys:
-    """Approximate keys of pairs, block by block: the square of the distance, or the distance (max norm).
+    """Approximate keys of pairs of rows, block by block: the square of their distance, or the distance (max norm).
 
     The error of a key is at most the `bound` (N, 1) of its row; `exact` measures single pairs in float64.
     """
 
     def __init__(self, rows: Tensor, metric: Metric, scale: float | None = None, whole: bool | None = None) -> None:
-        """Prepare rows (N, D); `scale`, and `whole` for keys in whole steps of 16 bits, are chosen unless given."""
+        """Prepare rows (N, D) for products (Euclidean) or differences (max norm).
+
+        `scale` divides the rows, by default their largest deviation from the mean. `whole` asks for keys of the max
+        norm in whole 16-bit steps, by default where `integers_serve`.
+        """
         self.metric, self.squared = metric, metric == "euclidean"
         # On a GPU a float32 product may be rounded to TF32, and a float64 one costs no more.
         self.dtype = torch.float64 if on_accelerator(rows.device) else torch.float32
@@ -91,7 +95,7 @@ class Keys:
         self._rows = centred / self.scale  # (N, D) in [-1, 1]: no square leaves the range
         self._steps, self.whole = 1.0, False
         self.count, self.units = n, units = self._rows.shape
-        # What only fills up is infinitely far. Part of the columns may need more of it than all together.
+        # Padding beyond the last row is infinitely far. A part of the columns may need more of it than all together.
         fill = 2 * groups_of(n)
         if self.squared:
             v = self._rows.to(self.dtype)
@@ -116,11 +120,11 @@ class Keys:
 
     @property
     def far(self) -> float:
-        """A key, and a value in whole steps, that is beyond all others."""
+        """Return a key, which is also a value of a unit in whole steps, that is larger than all others."""
         return 32_767 if self.whole else math.inf
 
     def tiles(self, own: Tensor, width: int) -> tuple[Tensor, ...]:
-        """The rows `own` (n,) in parts whose keys against `width` columns make a block each."""
+        """Cut the rows `own` (n,) into parts, each so many that their keys against `width` columns make one block."""
         if on_accelerator(own.device):
             return torch.split(own, max(1, _CUDA_BLOCK_ELEMENTS // width))
         rows = max(1, _BLOCK_ELEMENTS // width)
@@ -131,7 +135,7 @@ class Keys:
         return self._scratch.view(shape, dtype, self._rows.device, name)
 
     def between(self, own: Tensor, columns: slice) -> Tensor:
-        """Keys (n, w) of the rows `own` (n,) against `columns`, which may reach beyond the last row: infinite there."""
+        """Return keys (n, w) of rows `own` (n,) against rows `columns`; `far` where these reach beyond the last one."""
         shape = len(own), columns.stop - columns.start
         if self.squared:
             return torch.mm(self._left[own], self._right[columns].T, out=self._space("keys", shape, self.dtype))
@@ -139,12 +143,12 @@ class Keys:
         return self._largest_gap(self._columns[:, own, None], self._columns[:, None, columns], out)
 
     def larger(self, keys: Tensor, others: Tensor, keep: bool) -> Tensor:
-        """The larger of two blocks of keys (n, w), in the place of `keys` unless these are to be kept."""
+        """Return the larger of two blocks of keys (n, w), written over `keys` unless these are to be kept (`keep`)."""
         out = self._space("larger", tuple(keys.shape), keys.dtype) if keep else keys
         return torch.maximum(keys, others, out=out)
 
     def key(self, distance: Tensor) -> Tensor:
-        """Return the exact key (float64) of a distance."""
+        """Return the exact key (float64) of a distance in the units of the rows."""
         scaled = distance / self.scale
         return scaled.square() if self.squared else scaled * self._steps
 
@@ -153,17 +157,18 @@ class Keys:
         return lengths(self._rows, own, index, self.metric).mul_(self.scale)
 
     def exact_to_all(self, own: Tensor, columns: slice = ALL) -> Tensor:
-        """Distances (n, w) of the rows `own` (n,) to `columns`, measured directly; 0 to themselves."""
+        """Return distances (n, w), float64, of the rows `own` (n,) to rows `columns`, by differences; 0 to itself."""
         return lengths_to_all(self._rows, own, self.metric, columns).mul_(self.scale)
 
     def limits(self, radius: Tensor, own: Tensor | slice = ALL) -> tuple[Tensor, Tensor]:
-        """Keys (n, 1): pairs below the first are surely closer than the `radius` (n,) of the rows `own` (n,).
+        """Return two keys (n, 1) for the `radius` (n,) of the rows `own` (n,): a low and a high limit.
 
-        Those above the second are surely farther.
+        Pairs with a key below the low limit are surely closer than the radius, those above the high one surely farther.
+        Between them are ties, and pairs that the error of a key leaves undecided.
         """
         low = self.key(radius * (1.0 - TIE))[:, None] - self.bound[own]
         high = self.key(radius * (1.0 + TIE))[:, None] + self.bound[own]
-        if self.whole:  # keys are whole numbers from 0 to 2 _STEPS, and farther is what fills a cell
+        if self.whole:  # keys of rows are whole numbers from 0 to 2 _STEPS; only padding has a larger one
             low, high = low.ceil().clamp_(-1.0, 2.0 * _STEPS + 1.0), high.floor().clamp_(-1.0, 2.0 * _STEPS)
             return low.to(torch.int16), high.to(torch.int16)
         # Thresholds are rounded outwards: what float32 calls below `low` is below it.
@@ -172,13 +177,14 @@ class Keys:
         return torch.nextafter(low, -most), torch.nextafter(high, most)
 
     def tally(self, key: Tensor, limits: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """How many keys (..., n, w) are below the first limit (..., n, 1), and up to the second: (..., n) int64."""
+        """Return how many keys (..., n, w) are below the low limit (..., n, 1), and up to the high one, as (..., n)."""
         flags = self._space("flags", tuple(key.shape), key.dtype)
         opened = sums(torch.lt(key, limits[0], out=flags))
         return opened, sums(torch.le(key, limits[1], out=flags))
 
     def cells(self, count: int, size: int) -> tuple[Tensor, Tensor]:
-        """`own` and `others` of `between_cells`: `count` cells of `size` rows, and in `others` one more, far off."""
+        """Return `own` and `others` of `between_cells`: rows in `count` cells of `size`; `others` has one more."""
+        # The further cell is far from all rows: it pads lists of cells of unequal length.
         fill = torch.nn.functional.pad
         if self.squared:
             own, other = fill(self._left, (0, 0, 0, count * size - self.count)), self._right[: self.count]
@@ -212,7 +218,7 @@ class Keys:
 
 
 def padded(count: int) -> int:
-    """The width of a block of `count` columns: whole groups."""
+    """Return the width of a block for `count` columns, padded to groups of equal size."""
     groups = groups_of(count)
     members = -(-count // groups)
     # Rows a multiple of 2 KiB apart would share a few lines of the cache: products take four times as long.
@@ -220,21 +226,21 @@ def padded(count: int) -> int:
 
 
 def groups_of(count: int) -> int:
-    """How many groups so many columns make: g, g + groups, g + 2 groups, ... are the columns of group g."""
+    """Return how many groups `count` columns make; group g has the columns g, g + groups, g + 2 groups, ..."""
     return _GROUPS * (-(-count // (_GROUPS * _MEMBERS)) | 1)
 
 
 def counts_in_blocks(keys: Keys, radius: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
-    """How many other rows lie within `radius` (N,) of each, with ties and without, from all pairs: (N,) int64 each.
+    """Return how many other rows lie within `radius` (N,) of each row, by all pairs: with ties and without, (N,) int64.
 
-    `known` (N,) of the others are known to be ties.
+    `known` (N,) says how many ties, rows at just this distance, each row is known to have.
     """
     counts = tallied(keys, radius, torch.arange(keys.count, device=radius.device))
     return decided(keys, radius, known, counts)
 
 
 def tallied(keys: Keys, radius: Tensor, own: Tensor) -> Tensor:
-    """How many keys of the rows `own` (n,) are surely below `radius` (N,), and how many may be: (2, n) int64."""
+    """Return how many rows are surely within `radius` (N,) of each of `own` (n,), and how many may be: (2, n) int64."""
     columns, found = slice(0, padded(keys.count)), [own.new_zeros(2, 0)]
     for part in keys.tiles(own, columns.stop) if len(own) else ():
         found.append(torch.stack(keys.tally(keys.between(part, columns), keys.limits(radius[part], part))))
@@ -242,10 +248,10 @@ def tallied(keys: Keys, radius: Tensor, own: Tensor) -> Tensor:
 
 
 def decided(keys: Keys, radius: Tensor, known: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-    """The counts (N,) of `counts_in_blocks` from those (2, N) of `tallied` for all rows."""
+    """Return what `counts_in_blocks` does, from the `counts` (2, N) that `tallied` gives for all rows."""
     columns, pairs = slice(0, padded(keys.count)), []
-    # Keys between the limits may be ties or not. Where they are as many as are known to be ties, they are these. The
-    # others are measured at the end, and until then count as farther than the radius.
+    # Keys between the limits may be ties or not. Where they are as many as the known ties, they are these ties. The
+    # others (`pairs`) are measured at the end, and until then count as farther than the radius.
     left = (counts[1] - counts[0] != known).nonzero()[:, 0]
     for part in keys.tiles(left, columns.stop) if len(left) else ():
         key, (low, high) = keys.between(part, columns), keys.limits(radius[part], part)
@@ -259,7 +265,7 @@ def decided(keys: Keys, radius: Tensor, known: Tensor, counts: Tensor) -> tuple[
 
 
 def sums(flags: Tensor) -> Tensor:
-    """Sums (..., n), int64, of zeros and ones (..., n, w) over the last axis, w a multiple of 4."""
+    """Return sums (..., n), int64, of zeros and ones (..., n, w) over the last axis, w a multiple of 4."""
     if flags.dtype != torch.int16 or flags.shape[-1] >= _FOUR_LANES:
         return flags.sum(-1, dtype=torch.int64 if flags.dtype == torch.int16 else None).long()
     # Four flags of 16 bits are read as one number: these are summed, then the product adds the four sums in one.
@@ -267,8 +273,11 @@ def sums(flags: Tensor) -> Tensor:
 
 
 def settled(keys: Keys, radius: Tensor, found: Tensor, pairs: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Return counts (N,) of other rows within `radius` (N,), with ties and without, once `pairs` are measured."""
-    # `found` (2, N) are the counts without ties, and with; each of `pairs` is (2, n): rows that may be within.
+    """Return how many other rows lie within `radius` (N,) of each row: with ties, and without, (N,) int64 each.
+
+    `found` (2, N) are the counts so far: without ties, and with. `pairs`, each (2, n) row numbers, are not in them:
+    these are measured exactly and added.
+    """
     if pairs:
         own, other = torch.cat(pairs, 1)
         inside = _within(keys.exact(own, other[:, None])[:, 0], radius[own])

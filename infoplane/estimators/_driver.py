@@ -51,7 +51,7 @@ class Given(NamedTuple):
         return {"T;Y": self.y} if x is None else {"T;Y": self.y, "X;T": x}
 
     def drawn(self, limit: int, seed: int) -> Given:
-        """Return these arguments for at most `limit` samples, drawn with `seed`; the ids are numbered anew."""
+        """Return these arguments for at most `limit` samples, drawn with `seed`; `x_ids` are numbered anew from 0."""
         rows = drawn_rows(self.t.shape[1], limit, seed)
         if rows is None:
             return self
@@ -184,7 +184,7 @@ def on_rows(
 
 
 def joined(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Return one mapping with the numbers of all snapshots as (S, ...), from a mapping for each part of them."""
+    """Return one mapping with the numbers (S, ...) of all snapshots, from `parts`, a mapping for each chunk of them."""
     if len(parts) == 1:
         return dict(parts[0])
     return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}

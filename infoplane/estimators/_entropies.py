@@ -46,7 +46,10 @@ class Part(NamedTuple):
     unused: float = 0.0
 
     def and_share(self, share: float, other: Part) -> Part:
-        """Return this and another information on a share of the rows: I(T;Y) = I(T;A) + P(none) I(T;Y|none)."""
+        """Return this information plus that of `other`, times the `share` of rows it holds for.
+
+        As in I(T;Y) = I(T;A) + P(none) I(T;Y|none), where A is the atom of a row, or none.
+        """
         return Part(
             self.value + share * other.value,
             math.hypot(self.error, share * other.error),
@@ -62,7 +65,7 @@ _UNUSED = Part(0.0, 0.0, unused=1.0)
 
 
 def pair_information(a: Code, b: Code, k: int) -> Part:
-    """Return the information of two codes: of the atoms of either with the other, and of rows continuous in both."""
+    """Return the information of two codes: of the atoms of either with the other, and of rows that are in no atom."""
     # Let A be the atom of b's row, or "none". It is a function of b, so I(a;b) = I(a;A) + P(none) I(a;b|none) exactly.
     # First the atoms of b are split off so, then in the rows that are left those of a, with both codes exchanged.
     crowded = a.crowded | b.crowded
@@ -77,7 +80,7 @@ def pair_information(a: Code, b: Code, k: int) -> Part:
 
 
 def class_information(a: Code, y: Tensor, k: int) -> Part:
-    """Return the information of a code and classes (N,): counted for atoms, h(a) - sum_y p(y) h(a|y) for other rows."""
+    """Return the information of a code and classes (N,): atoms are counted, of other rows h(a) - sum_y p(y) h(a|y)."""
     if bool(a.crowded.any()):
         return _without(a.crowded, class_information(a.part(~a.crowded), y[~a.crowded], k))
     rest = a.index == 0
@@ -132,7 +135,7 @@ def _classes(code: Tensor, y: Tensor, k: int) -> Part:
     for label in labels:
         members = code[y == label]
         share = len(members) / len(y)
-        # A class of one says nothing: counted as the whole.
+        # One row has no entropy: that of the whole stands for it, so that the class adds no information.
         of_class = whole._replace(error=0.0) if len(members) == 1 else _entropy_of_class(members, k)
         within = within.and_share(share, of_class)
     return whole.and_share(-1.0, within)._replace(missing=max(0.0, whole.missing, within.missing))
@@ -146,12 +149,15 @@ def _entropy_of_class(members: Tensor, k: int) -> Part:
 
 
 def _entropy(rows: Tensor, log_volume: float, flat: bool, k: int) -> Part:
-    """Return the entropy of whitened rows (N, D) in the units they had before; `log_volume` is what whitening took."""
-    # `flat`: whether whitening found a direction without variance.
+    """Return the entropy of whitened rows (N, D), in the units that they had before.
+
+    `log_volume` is the log of the volume that whitening took off; `flat` says whether it found a direction without
+    variance, which makes the result `collapsed`.
+    """
     n, units = rows.shape
     far = max(k, min(_WIDER * k, n // 2))
     distances = Points(rows).nearest(max(far, min(2, n - 1)))[0]
-    # Rows that meet more often than k times have no entropy; the floor keeps them finite, and they are flagged.
+    # More than k equal rows have a distance of 0, whose log is infinite: the floor keeps it finite, `collapsed` tells.
     near = distances.clamp(min=torch.finfo(torch.float64).eps)
     local, wide = (kozachenko_terms(near[:, j - 1], j, units) for j in (k, far))
     full = n > _ENOUGH  # of fewer rows the dimension is too rough to find any missing
@@ -162,9 +168,12 @@ def _entropy(rows: Tensor, log_volume: float, flat: bool, k: int) -> Part:
 
 
 def whiten(rows: Tensor) -> tuple[Tensor, float, bool]:
-    """Return rows (N, D) times the inverse root of their covariance, log det of that root, and whether it was flat.
+    """Return whitened rows (N, D), the log of the volume that whitening took off, and whether the rows were flat.
 
-    Directions whose variance is below 1e-10 of the largest are stretched as if they had that much.
+    Rows are multiplied by an inverse root of their covariance, and the volume is the determinant of that root. Rows are
+    flat if some direction has (nearly) no variance.
+
+    Directions whose variance is below 1e-10 of the largest are stretched as if it were that much.
     """
     centred = rows - rows.mean(0)
     values, vectors = torch.linalg.eigh(centred.T @ centred / len(rows))

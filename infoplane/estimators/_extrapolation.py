@@ -118,7 +118,7 @@ class Extrapolation(Wrapper):
         return int(self.estimator.bytes_per_snapshot(samples, units)) + 8 * samples * (units + 1) + 500 * self.draws
 
     def estimate(self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None) -> Quantities:
-        """Return the quantities of the estimator inside, its informations continued to 1/N = 0."""
+        """Return the quantities of the estimator inside, with each information continued to 1/N = 0."""
         inner = without_null(self.estimator)
         whole: dict[str, Quantity] = inner.estimate(t, y, x=x, x_ids=x_ids)
         names = _of_a_population(inner.name, whole)
@@ -168,7 +168,7 @@ def _parts(ids: Tensor, inputs: int, gammas: int, generator: torch.Generator) ->
 
 
 class _Parts:
-    """The estimates of one quantity on the whole sample and its parts, and flags that speak against them."""
+    """The estimates of one quantity on the whole sample and on its parts, and whether parts were flagged."""
 
     def __init__(self, whole: Quantity, gammas: int, draws: int) -> None:
         """Begin with the estimate on the whole sample, in every draw."""
@@ -178,14 +178,14 @@ class _Parts:
         # (S,) whether some part was too small: flags that say so were up there.
         self.too_small = torch.zeros_like(self.saturated)
 
-    def add(self, draw: int, gamma: int, q: Quantity) -> None:
+    def add(self, draw: int, gamma: int, quantity: Quantity) -> None:
         """Add the estimate on one of the gamma parts of one random order (`draw`)."""
-        self.values[draw][gamma - 1].append(q.value)
-        self.saturated = self.saturated | _raised(q, "saturated")
-        self.too_small = self.too_small | _raised(q, "few_samples", "degenerate", "single_class")
+        self.values[draw][gamma - 1].append(quantity.value)
+        self.saturated = self.saturated | _raised(quantity, "saturated")
+        self.too_small = self.too_small | _raised(quantity, "few_samples", "degenerate", "single_class")
 
     def by_snapshot(self) -> list[list[Array]]:
-        """Return for each snapshot a list with the estimates (draws, gamma) for each gamma."""
+        """Return for each snapshot a list over gamma = 1, 2, ... of the estimates (draws, gamma) on that many parts."""
         # stacked[gamma - 1] is (S, draws, gamma).
         stacked = [
             torch.stack([torch.stack(draw[i], -1) for draw in self.values], 1).cpu().numpy()
@@ -194,11 +194,11 @@ class _Parts:
         return [[array[i] for array in stacked] for i in range(len(stacked[0]))]
 
 
-def _raised(q: Quantity, *flags: str) -> Tensor:
+def _raised(quantity: Quantity, *flags: str) -> Tensor:
     """Return whether one of these flags of the quantity is up, (S,); a flag that it does not have is not."""
-    up = torch.zeros(q.value.shape, dtype=torch.bool, device=q.value.device)
+    up = torch.zeros(quantity.value.shape, dtype=torch.bool, device=quantity.value.device)
     for flag in flags:
-        up = up | q.flags.get(flag, up)
+        up = up | quantity.flags.get(flag, up)
     return up
 
 
@@ -215,30 +215,33 @@ class _Line(NamedTuple):
     moved: bool = False  # whether the means still bend, or the value is another without the whole sample
 
 
-def _continued(name: str, q: Quantity, parts: _Parts, targets: bool) -> dict[str, Quantity]:
-    """Return the quantity continued to 1/N = 0 by its name, and its "plain", "curvature", "gammas", "spread"."""
+def _continued(name: str, quantity: Quantity, parts: _Parts, targets: bool) -> dict[str, Quantity]:
+    """Return the quantity continued to 1/N = 0 by its name, and its "plain", "curvature", "gammas", "spread".
+
+    `quantity` is the estimate on all samples; `targets` says whether Y are real targets.
+    """
     # One snapshot after the other, so that cutting a run into blocks changes nothing.
     lines = [_line(values) for values in parts.by_snapshot()]
     # A column (S,) for each field of the lines.
-    columns = {key: q.value.new_tensor([getattr(line, key) for line in lines]) for key in _Line._fields}
+    columns = {key: quantity.value.new_tensor([getattr(line, key) for line in lines]) for key in _Line._fields}
     value = torch.where(parts.saturated, math.nan, columns["value"])
     few = len(parts.values[0]) < LEAST
-    # Of targets the ceiling is log2 of the number of samples, and the value is one of infinitely many.
-    ceiling = None if targets else q.ceiling
+    # With targets the ceiling is log2 of the number of samples, which says nothing about infinitely many.
+    ceiling = None if targets else quantity.ceiling
     unsure = columns["moved"].bool() | ~torch.isfinite(value)
     if ceiling is not None:
         unsure = unsure | above_ceiling(value, ceiling)
     # A flag that is up for the whole sample already says nothing about the size of the parts.
-    too_small = parts.too_small & ~_raised(q, "few_samples", "degenerate", "single_class")
+    too_small = parts.too_small & ~_raised(quantity, "few_samples", "degenerate", "single_class")
     flags = {
-        **q.flags,
+        **quantity.flags,
         "saturated": parts.saturated,
-        "few_samples": _raised(q, "few_samples") | too_small | few,
-        "unreliable": _raised(q, "unreliable") | (unsure & ~parts.saturated & (columns["gammas"] > 0)),
+        "few_samples": _raised(quantity, "few_samples") | too_small | few,
+        "unreliable": _raised(quantity, "unreliable") | (unsure & ~parts.saturated & (columns["gammas"] > 0)),
     }
-    same: dict[str, Any] = {"estimand": q.estimand, "flags": flags}
+    same: dict[str, Any] = {"estimand": quantity.estimand, "flags": flags}
     line = Quantity(value=value, low=columns["low"], high=columns["high"], ceiling=ceiling, **same)
-    out = {name: line, f"{name} plain": q}
+    out = {name: line, f"{name} plain": quantity}
     out |= report(f"{name} curvature", columns["curvature"], half=columns["curvature_half"], **same)
     out |= report(f"gammas of {name} kept", columns["gammas"], unit="gammas")
     if len(parts.values) > 1:
@@ -301,11 +304,11 @@ def _polynomial(means: Array, degree: int, first: int = 1) -> _Polynomial:
 
 
 def _bends(means: Array) -> bool:
-    """Return whether the means (G,) at gamma = 1, 2, ... leave a line, by more than chance and enough to matter."""
+    """Return whether the means (G,) at gamma = 1, 2, ... bend off a line, by more than chance and enough to matter."""
     line, (terms, errors, free) = _polynomial(means, 1), _polynomial(means, 2)
     if abs(terms[2]) <= _student(free) * errors[2]:
         return False
-    # That the value moves counts only while means can be left out.
+    # How far the value moves counts only while there are more than `LEAST` means, so that one can be left out.
     moves = len(means) > LEAST and abs(terms[0] - line.terms[0]) > BENT
     return bool(moves or abs(terms[2]) > CURVED * abs(terms[1]))
 

@@ -93,11 +93,11 @@ class PairNetworks(ABC):
         self.checks = self.drawn(rows.checked, CHECK_DRAWS)
 
     def added(self, inputs: Tensor) -> Tensor:
-        """Return what the networks add to the Gaussian solution, (S, F, B, k), from their inputs (S, F, B, in)."""
+        """Return what the networks add to the Gaussian solution, (S, F, B, k), for inputs (S, F, B, in)."""
         return torch.unflatten(self.stack(inputs.flatten(0, 1)), 0, self.shape)
 
     def places(self, count: int) -> Tensor:
-        """Draw places (F, `count`) in [0, 1), one in each of `count` equal parts: their mean errs little."""
+        """Draw places (F, `count`) in [0, 1), one in each of `count` equal parts: means over them err little."""
         u = torch.cat([torch.rand(1, generator=g, device="cpu", dtype=torch.float32) for g in self.generators])
         places: Tensor = (torch.arange(count, device="cpu") + u[:, None]) / count
         return places.to(self.sides.moving.device)
@@ -121,7 +121,7 @@ class PairNetworks(ABC):
         return self.squares(Draws(rows, rows.roll(1, 1), self.places(rows.shape[1]))).mean(2).flatten()
 
     def criterion(self) -> Tensor:
-        """Return the mean squared error (S F,) over the rows that choose the step."""
+        """Return the mean squared error (S F,) on the held-out rows by which the step to keep is chosen."""
         return self.mean_squares(self.checks).flatten()
 
     def mean_squares(self, draws: Draws) -> Tensor:
@@ -247,7 +247,7 @@ class Scores(PairNetworks):
         return self._squares(draws, self.fixed_noise(draws))
 
     def _squares(self, draws: Draws, noise: Tensor) -> Tensor:
-        """Return the squared error (S, F, B) of the predicted noise, every other row being denoised without `still`."""
+        """Return the squared error (S, F, B) of the predicted noise; every other draw does not see the still side."""
         shown = (torch.arange(draws.rows.shape[1], device=noise.device) % 2)[:, None].float()
         return (self.predicted(draws, noise, shown) - noise).square().sum(3)
 
@@ -264,7 +264,10 @@ class Scores(PairNetworks):
         return start + self.added(torch.cat([y, level.expand(*y.shape[:3], 3), still], 3))
 
     def nats(self, draws: Draws) -> Tensor:
-        """Return nats (S, F, B, 2) by the difference of two predictions ("inside") and of their errors ("outside")."""
+        """Return nats (S, F, B, 2) from predictions with and without the still side.
+
+        [..., 0] is by the squared difference of both ("inside"), [..., 1] by that of their squared errors ("outside").
+        """
         noise = self.fixed_noise(draws)
         shown = noise.new_ones(draws.rows.shape[1], 1)
         known, unknown = self.predicted(draws, noise, shown), self.predicted(draws, noise, 0 * shown)

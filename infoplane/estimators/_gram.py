@@ -76,7 +76,7 @@ class Distances:
         return torch.stack(found)
 
     def mean(self) -> Tensor:
-        """Return the mean distance (S,) over all pairs, in which a row with itself counts, too."""
+        """Return the mean (S,) of all N x N distances, those of a row to itself included."""
         return self.squared.sqrt().mean((1, 2)) * self.scale
 
     def rows(self, index: Tensor) -> Distances:
@@ -122,7 +122,7 @@ class KernelOfRun(KernelMethod):
     run_sigma: float | None = prepared()
 
     def scaled(self, a: Tensor) -> Tensor:
-        """Return the rows (..., N, U) between which distances are measured: `a`, unless a method scales it first."""
+        """Return the rows (..., N, U) between which distances are measured: `a`, or what a subclass scales it to."""
         return a
 
     def fixed(self, sigma: float, units: int) -> float:
@@ -130,7 +130,7 @@ class KernelOfRun(KernelMethod):
         return sigma
 
     def widths(self, distances: Distances, units: int, run_width: float | None = None) -> Tensor:
-        """Return the kernel widths (S,): fixed, else `run_width`, else the median distance of each snapshot."""
+        """Return the kernel widths (S,): by `sigma` if it is a number, else `run_width`, else median distances."""
         width = run_width if isinstance(self.sigma, str) else self.fixed(self.sigma, units)
         return distances.median() if width is None else torch.full_like(distances.scale, width)
 
@@ -140,7 +140,7 @@ class KernelOfRun(KernelMethod):
         return distances.gaussian(self.widths(distances, t.shape[2], self.run_sigma))
 
     def kernel_beside(self, a: Tensor) -> Tensor:
-        """Return the kernel (1, N, N) of X or Y, `a` (N, ...): of classes, or Gaussian with a width of its own."""
+        """Return the kernel (1, N, N) of X or Y, `a` (N, ...): by classes, or Gaussian with the width that `a` has."""
         if not a.is_floating_point():
             return same_class(a)[None]
         a = a.view(len(a), -1)
@@ -156,7 +156,10 @@ class KernelOfRun(KernelMethod):
         return self if self.run_sigma is not None else self._with_width_of_last([t[-1:]])
 
     def _with_width_of_last(self, blocks: Iterable[Tensor]) -> Self:
-        """Return a copy with the median distance at the last finite snapshot of `blocks`; itself for other rules."""
+        """Return a copy with the median distance of the last finite snapshot; itself if `sigma` is not "median".
+
+        Raises ValueError if no snapshot of `blocks` (S, N, U) is finite.
+        """
         if self.sigma != "median":
             return self
         last = last_finite(blocks)

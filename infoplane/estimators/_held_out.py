@@ -58,17 +58,24 @@ class Classes(SoftmaxLoss):
         return -torch.logaddexp(log_p + math.log1p(-1.0 / samples), uniform)
 
     def pointwise(self, scores: Tensor, rows: Tensor) -> Tensor:
-        """Return bits (S, N) log2 p(y|t) - log2 p(y) from scores (S, F, K, N): of each row the mean over folds."""
+        """Return each row's pointwise information in bits, (S, N): log2 p(y|t) - log2 p(y), the mean over folds.
+
+        `scores` (S, F, K, N) are those of K classes by each fold's model, and `rows` (F, N) bool the rows of which the
+        fold's prediction counts, such as those that it was not fitted to.
+        """
         gain = (-self.row_loss(scores) - self.log_prior) * BITS_PER_NAT  # (S, F, N)
-        # `rows` (F, N) are those that each fold reads; a row that none reads has the value 0.
+        # A row that counts in no fold has the value 0.
         return (gain * rows).sum(1) / rows.sum(0).clamp(min=1)
 
     def overfitted(self, fitted: Tensor, held_out: Tensor) -> Tensor:
-        """Return (S,) whether fitted rows look better than held-out ones, from the bits (S,) of both."""
+        """Return (S,) whether fitted rows show much more information, `fitted` (S,) bits, than `held_out` (S,) ones."""
         return (fitted - held_out > OVERFIT_SHARE * self.h_y) & (self.outputs > 1)
 
     def missed(self, held_out: Tensor, features: Tensor, seed: int) -> Tensor:
-        """Return (S,) whether `features` (S, N, M) predict the residuals of `held_out` scores (S, K, N)."""
+        """Return (S,) whether `features` (S, N, M) predict the residuals of scores `held_out` (S, K, N).
+
+        `seed` is that of the random signs which show what chance would do.
+        """
         p = torch.softmax(held_out, 1)
         slope, z, direction = _score_test(self.residuals(held_out), features, seed)
         # Variance of the direction under p(y|t): the second derivative of the cross-entropy along it.
@@ -84,9 +91,10 @@ class Classes(SoftmaxLoss):
         return {"degenerate": constant, "single_class": self.outputs == 1, "few_samples": self.few}
 
     def information(self, held_out: Tensor, fitted: Tensor) -> dict[str, Tensor]:
-        """Return "value" (S,) in bits, "half" its interval, and "loose", whether fitted rows look better.
+        """Return "value", I(T;Y) in bits, "half", half its interval, and "loose", whether models overfit, (S,) each.
 
-        They are found from held-out scores (S, K, N) and the mean loss `fitted` (S,) of fitted rows.
+        They are found from held-out scores (S, K, N), and from the mean loss `fitted` (S,), in nats, of the rows that
+        models were fitted to: these must not look much better.
         """
         gain = (-self.row_loss(held_out[:, None])[:, 0] - self.log_prior) * BITS_PER_NAT  # (S, N)
         value, half = gain.mean(1), Z_95 * gain.std(1) / math.sqrt(gain.shape[1])
@@ -94,7 +102,7 @@ class Classes(SoftmaxLoss):
 
 
 class Targets(SquaredLoss):
-    """Real targets `y` (N,) or (N, k), as normal scores that are then whitened."""
+    """Real targets `y` (N,) or (N, k), made normal scores and whitened: k' uncorrelated targets of variance 1."""
 
     def __init__(self, y: Tensor, seed: int = 0) -> None:
         """Rank and whiten the targets, and see whether they are jointly Gaussian; `seed` spreads tied values."""
@@ -120,12 +128,15 @@ class Targets(SquaredLoss):
         return found
 
     def pointwise(self, scores: Tensor, rows: Tensor) -> Tensor:
-        """Return bits (S, N) of Gaussian residuals of predictions (S, F, k', N): of each row the mean over folds.
+        """Return each row's pointwise information in bits, (S, N), the mean over folds.
 
-        With the covariance C of the residuals r of all these rows, and targets of covariance 1:
-        -1/2 log det C + 1/2 (|y|^2 - r' C^-1 r).
+        It is the log density of the row's targets y given their prediction, minus that without it, both Gaussian:
+        -1/2 log det C + 1/2 (|y|^2 - r' C^-1 r) nats, where y has covariance 1, r is the row's residual, and C the
+        covariance of the residuals of all folds together.
+
+        `scores` (S, F, k', N) are predictions of the k' whitened targets by each fold's model, and `rows` (F, N) bool
+        the rows of which the fold's prediction counts, such as those that it was not fitted to.
         """
-        # `rows` (F, N) are those that each fold reads.
         residual = (self.targets - scores) * rows[:, None]
         flat = residual.transpose(1, 2).flatten(2)  # (S, k', F N)
         covariance = _covariance(flat, int(rows.sum()))
@@ -135,11 +146,14 @@ class Targets(SquaredLoss):
         return found
 
     def overfitted(self, fitted: Tensor, held_out: Tensor) -> Tensor:
-        """Return (S,) whether fitted rows look better than held-out ones, from the bits (S,) of both."""
+        """Return (S,) whether fitted rows show much more information, `fitted` (S,) bits, than `held_out` (S,) ones."""
         return fitted - held_out > OVERFIT_BITS * self.outputs
 
     def missed(self, held_out: Tensor, features: Tensor, seed: int) -> Tensor:
-        """Return (S,) whether `features` (S, N, M) predict the residuals of `held_out` predictions (S, k', N)."""
+        """Return (S,) whether `features` (S, N, M) predict the residuals of predictions `held_out` (S, k', N).
+
+        `seed` is that of the random signs which show what chance would do.
+        """
         slope, z, direction = _score_test(self.residuals(held_out), features, seed)
         return _material(slope, z, direction.square().sum(1).mean(1))
 
@@ -154,9 +168,10 @@ class Targets(SquaredLoss):
         return flags | {"few_samples": self.few, "out_of_domain": not self.gaussian}
 
     def information(self, held_out: Tensor, fitted: Tensor) -> dict[str, Tensor]:
-        """Return "value" (S,) in bits, "half" its interval, and "loose", whether fitted rows look better.
+        """Return "value", I(T;Y) in bits, "half", half its interval, and "loose", whether models overfit, (S,) each.
 
-        They are found from held-out predictions (S, k', N) and the mean squared error `fitted` (S,) of fitted rows.
+        They are found from held-out predictions (S, k', N), and from the mean squared error `fitted` (S,) of the rows
+        that models were fitted to: these must not look much better.
         """
         outputs, samples = held_out.shape[1:]
         value, half, loose = (torch.zeros_like(fitted) for _ in range(3))
@@ -173,8 +188,8 @@ class Targets(SquaredLoss):
 
 
 def _covariance(residual: Tensor, samples: int) -> Tensor:
-    """Return the covariance (S, k, k) of residuals (S, k, N) of `samples` rows, never singular."""
-    # 52 bits of a target are all there is: an exact prediction tells these, and not infinitely many.
+    """Return the covariance (S, k, k) of residuals (S, k, N), over `samples` rows (others are 0); never singular."""
+    # A target has 52 bits: by this least variance an exact prediction tells so many, and not infinitely many.
     least = 2.0**-104 * torch.eye(residual.shape[1], dtype=residual.dtype, device=residual.device)
     return residual @ residual.mT / samples + least
 
@@ -201,7 +216,7 @@ def _score_test(residuals: Tensor, features: Tensor, seed: int) -> tuple[Tensor,
 
 
 def _material(slope: Tensor, z: Tensor, curvature: Tensor) -> Tensor:
-    """Return (S,) whether a Newton step of this slope and curvature gains more than chance and `WITNESS_BITS`."""
+    """Return (S,) whether a Newton step lowers the loss by more than chance (its score is `z`) and `WITNESS_BITS`."""
     gain = slope.square() / (2 * curvature.clamp(min=1e-300)) * BITS_PER_NAT
     return (z > WITNESS_Z) & (gain > WITNESS_BITS) & (slope > 0)
 
@@ -234,7 +249,7 @@ def telling_products(residuals: Tensor, z: Tensor) -> Tensor:
 
 
 def _product_scores(r: Tensor, z: Tensor) -> Tensor:
-    """Return standard scores (U, U) of how the products of two units of (N, U) go with residuals `r` (N,)."""
+    """Return absolute standard scores (U, U) of how products of two units of `z` (N, U) go with residuals `r` (N,)."""
     square = z.square()
     variance = (r.square()[:, None] * square).T @ square
     scores: Tensor = ((r[:, None] * z).T @ z).abs() / variance.clamp(min=1e-30).sqrt()

@@ -94,9 +94,9 @@ class Grouping:
     counts : list of int
         Rows of each group.
     label : (n,) int64
-        Group of each row, sorted.
+        Group of each row, in this order: rising.
     size : (n,) float64
-        Rows in the group of each row.
+        How many rows the group of each row has, in this order.
     """
 
     order: Tensor
@@ -138,8 +138,8 @@ def shuffles_of_inputs(rows: Tensor, draws: int, seed: int) -> Tensor:
     the null.
     """
     drawn = permutations(len(rows), draws, seed).to(rows.device)
-    # The inputs in a random order, then sorted by their number of rows: inputs of one number stay in random order. They
-    # take the places of the same inputs in rising order.
+    # The inputs in a random order, then sorted by their number of rows: inputs with one number stay in random order.
+    # These take the places of the inputs with that number, which `argsort(rows)` lists in rising order.
     alike = drawn.gather(1, torch.argsort(rows[drawn], dim=1, stable=True))
     permuted = torch.empty_like(drawn)
     permuted[:, torch.argsort(rows, stable=True)] = alike
@@ -160,7 +160,7 @@ def shuffles_of_rows(x_ids: Tensor, draws: int, seed: int) -> Tensor:
 
 
 def _places(x_ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return how many rows each input has (inputs,), each row's place in its input (N,), and the rows by input (N,)."""
+    """Return how many rows each input has (inputs,), each row's place in its input (N,), and rows by input (N,)."""
     counts = torch.bincount(x_ids)
     order = torch.argsort(x_ids, stable=True)
     first = (torch.cumsum(counts, 0) - counts)[x_ids[order]]
@@ -205,7 +205,7 @@ def interval_95(draws: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class AllShuffles:
-    """The mean of sum_ij A_ij B_s(i)s(j) over all shuffles s of whole inputs, for matrices over rows.
+    """The exact mean of sum_ij A_ij B_s(i)s(j) over all shuffles s of whole inputs, for matrices A and B over rows.
 
     Inputs are shuffled among those with the same number of rows: a kind, of which there are n_g inputs. For rows k and
     l, each of inputs of some kind, let D[k, l] be the sum of A over pairs of one input (the k-th row of it with the

@@ -52,25 +52,25 @@ class SoftmaxLoss:
         self._onehot = torch.nn.functional.one_hot(y, classes).T.double()
 
     def own_score(self, scores: Tensor) -> Tensor:
-        """The scores (S, F, N) of the class that each row has."""
+        """Return the scores (S, F, N) of the class that each row has."""
         return scores.gather(2, self.y.expand(*scores.shape[:2], 1, -1))[:, :, 0]
 
     def value(self, scores: Tensor, rows: Tensor) -> Tensor:
-        """Cross-entropy (S, F) in nats, summed over the rows of each subset."""
+        """Return the cross-entropy (S, F) in nats, summed over the rows of each subset."""
         return ((torch.logsumexp(scores, 2) - self.own_score(scores)) * rows).sum(2, dtype=torch.float64)
 
     def slope(self, scores: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Derivative (S, F, K, N) p - y by the scores, and p as the state: both 0 outside the subsets."""
+        """Return the derivative p - y (S, F, K, N) by the scores, and p as the state: both 0 outside the subsets."""
         p, outside = torch.softmax(scores, 2), ~rows[:, None]
         return (p - self._onehot.to(p)).masked_fill_(outside, 0.0), p.masked_fill(outside, 0.0)
 
     def curve(self, state: Tensor, direction: Tensor, rows: Tensor) -> Tensor:
-        """The second derivative, diag(p) - p p' for each row, times a direction (S, F, K, N)."""
+        """Return the second derivative, diag(p) - p p' for each row, times a direction (S, F, K, N)."""
         out = state * direction
         return out.sub_(state * out.sum(2, keepdim=True))
 
     def curvature(self, state: Tensor, rows: Tensor) -> Tensor:
-        """The diagonal (S, F, K, N) of the second derivative, p - p^2: 0 outside the subsets."""
+        """Return the diagonal (S, F, K, N) of the second derivative, p - p^2: 0 outside the subsets."""
         return state - state.square()
 
 
@@ -84,20 +84,20 @@ class SquaredLoss:
         self.outputs, self.targets = targets.shape[1], targets.T.double().contiguous()
 
     def value(self, scores: Tensor, rows: Tensor) -> Tensor:
-        """Half the squared error (S, F), summed over targets and the rows of each subset."""
+        """Return half the squared error (S, F), summed over targets and the rows of each subset."""
         return 0.5 * self.slope(scores, rows)[0].square().sum((2, 3), dtype=torch.float64)
 
     def slope(self, scores: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Errors (S, F, k, N), the derivative by the scores, 0 outside the subsets; and again, as the state."""
+        """Return errors (S, F, k, N), the derivative by the scores, 0 outside the subsets; and again, as the state."""
         error = (scores - self.targets.to(scores)).masked_fill_(~rows[:, None], 0.0)
         return error, error
 
     def curve(self, state: Tensor, direction: Tensor, rows: Tensor) -> Tensor:
-        """The second derivative, 1, times a direction (S, F, k, N): 0 outside the subsets."""
+        """Return the second derivative, 1, times a direction (S, F, k, N): 0 outside the subsets."""
         return direction.masked_fill(~rows[:, None], 0.0)
 
     def curvature(self, state: Tensor, rows: Tensor) -> Tensor:
-        """The diagonal (S, F, k, N) of the second derivative, 1: 0 outside the subsets."""
+        """Return the diagonal (S, F, k, N) of the second derivative, 1: 0 outside the subsets."""
         return rows[:, None].to(state.dtype).expand_as(state)
 
 
@@ -121,7 +121,7 @@ class Fit:
     converged: Tensor
 
     def where(self, chosen: Tensor, other: Fit) -> Fit:
-        """A fit made of this one for the problems `chosen` (S, F) and of `other` for the rest."""
+        """Return a fit made of this one for the problems `chosen` (S, F) bool, and of `other` for the rest."""
         wide = chosen[:, :, None, None]
         return Fit(
             torch.where(wide, self.weights, other.weights),
@@ -130,23 +130,23 @@ class Fit:
         )
 
     def widened(self, design: Tensor) -> Fit:
-        """This fit in float64, its scores those of the `design` (S, N, r)."""
+        """Return this fit in float64, its scores found anew from the `design` (S, N, r)."""
         weights = self.weights.double()
         return Fit(weights, _scores(weights, design), self.converged)
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """Inner products (S, F) of weights (S, F, K, r)."""
+    """Return the inner products (S, F) of weights (S, F, K, r)."""
     return (a * b).sum((2, 3))
 
 
 def _scores(weights: Tensor, design: Tensor) -> Tensor:
-    """Scores (S, F, K, N) from weights (S, F, K, r) and a design (S, N, r) of one type."""
+    """Return scores (S, F, K, N) from weights (S, F, K, r) and a design (S, N, r) of the same float type."""
     return (weights.flatten(1, 2) @ design.mT).view(*weights.shape[:3], design.shape[1])
 
 
 def _wide(per_problem: Tensor) -> Tensor:
-    """A number of each problem (S, F) as (S, F, 1, 1), to go with weights and scores."""
+    """Return a number of each problem (S, F) as (S, F, 1, 1), to be combined with weights and scores."""
     return per_problem[:, :, None, None]
 
 
@@ -161,7 +161,7 @@ def fit(
     active: Tensor | None = None,
     tolerance: float = TOLERANCE,
 ) -> Fit:
-    """Minimise loss + 1/2 sum penalty * weights^2 for every snapshot and subset.
+    """Minimise loss + 1/2 sum penalty * weights^2 for every snapshot and subset of rows, and return the minimisers.
 
     Parameters
     ----------
@@ -192,7 +192,7 @@ def fit(
     place = torch.arange(shape[0], device=design.device)[:, None], torch.arange(shape[1], device=design.device)
 
     def own(numbers: Tensor) -> Tensor:
-        """The numbers in the type that this fit works in."""
+        """Return the numbers in the type that this fit works in: float64 if it is exact, else float32."""
         return numbers if exact else numbers.float()
 
     penalty, weights, scores = own(penalty.expand(*shape[:2], 1, columns)), own(start.weights), own(start.scores)
@@ -211,7 +211,11 @@ def fit(
 
 @dataclass
 class _Working:
-    """The problems of a fit that are still worked on, and the frozen ones of the same snapshots and subsets."""
+    """The problems of a fit that are still worked on, and the frozen ones of the same snapshots and subsets.
+
+    Fields are those of `fit`, for S' snapshots and F' subsets. `working` (S', F') bool marks problems that are not yet
+    frozen, `converged` those that have reached the minimum.
+    """
 
     design: Tensor
     squares: Tensor
@@ -239,7 +243,7 @@ class _Working:
         found.converged[self.place] = self.converged
 
     def shrunk(self, found: Fit) -> _Working:
-        """The problems of snapshots and subsets that still have work; the others are stored in `found` and dropped."""
+        """Return the problems of snapshots and subsets that still have work; store the others in `found`."""
         snapshots, subsets = self.working.any(1), self.working.any(0)
         if bool(snapshots.all()) and bool(subsets.all()):
             return self
@@ -256,13 +260,13 @@ class _Working:
         )
 
     def step(self) -> None:
-        """One Newton step of the working problems, shortened until the objective falls."""
+        """Make one Newton step of the working problems, shortened until the objective falls."""
         slope, state = self.loss.slope(self.scores, self.rows)
         gradient = self._back(slope) + self.penalty * self.weights
         coarse_state, ridge = state.float(), self.penalty.float()
 
         def hessian(v: Tensor) -> tuple[Tensor, Tensor]:
-            """The second derivative of the objective times weights (S, F, K, r), and their scores, in float32."""
+            """Return the second derivative of the objective times weights `v` (S, F, K, r), and the scores of `v`."""
             scores = self._scores_of(v)
             return self._back(self.loss.curve(coarse_state, scores, self.rows)) + ridge * v, scores
 
@@ -293,7 +297,10 @@ class _Working:
         self.working = self.working & ~done & ~stuck
 
     def _preconditioner(self, state: Tensor, ridge: Tensor) -> Callable[[Tensor], Tensor]:
-        """About the inverse of the second derivative: each class alone, its leading columns together, others alone."""
+        """Return a function that multiplies by about the inverse of the second derivative.
+
+        It takes each class by itself: the leading columns with all their products, the other columns one by one.
+        """
         curvature = self.loss.curvature(state, self.rows)  # (S, F, K, N)
         far = (curvature.sum(3, keepdim=True) * self.mean_square + ridge).reciprocal_()
         if not self.loss.curved:  # the columns are orthogonal, and every row counts alike
@@ -307,7 +314,7 @@ class _Working:
         near = root.mT @ root
 
         def inverse(residual: Tensor) -> Tensor:
-            """The residual (S, F, K, r) as a direction."""
+            """Return the residual (S, F, K, r) times about the inverse of the second derivative, as a direction."""
             # What all classes share changes no probability.
             residual = residual - residual.mean(2, keepdim=True)
             out = residual * far
@@ -317,7 +324,7 @@ class _Working:
         return inverse
 
     def _leading_block(self, curvature: Tensor) -> Tensor:
-        """Sums (S, F, K, d, d) of x x' over rows of curvature (S, F, K, N), x being the d leading columns."""
+        """Return (S, F, K, d, d) the sum over rows of x x' times `curvature` (S, F, K, N), x the d leading columns."""
         lead = self.coarse[:, :, -LEADING:].mT.contiguous()  # (S, d, N)
         snapshots, d, samples = lead.shape
         out = curvature.new_zeros(snapshots, curvature[0, :, :, 0].numel(), d * d)
@@ -328,16 +335,16 @@ class _Working:
         return out.view(*curvature.shape[:3], d, d)
 
     def _scores_of(self, weights: Tensor) -> Tensor:
-        """Scores (S, F, K, N) of all rows from weights (S, F, K, r)."""
+        """Return scores (S, F, K, N) of all rows from weights (S, F, K, r)."""
         return _scores(weights, self.coarse if weights.dtype == torch.float32 else self.design)
 
     def _back(self, per_row: Tensor) -> Tensor:
-        """Gradients (S, F, K, r) for the weights from those for the scores (S, F, K, N)."""
+        """Return gradients (S, F, K, r) by the weights from those by the scores, `per_row` (S, F, K, N)."""
         matrix = self.coarse if per_row.dtype == torch.float32 else self.design
         return (per_row.flatten(1, 2) @ matrix).view(*per_row.shape[:3], matrix.shape[2])
 
     def _objective(self, scores: Tensor, weights: Tensor) -> Tensor:
-        """Loss and penalty (S, F)."""
+        """Return the sum of loss and penalty (S, F)."""
         stiff = (self.penalty * weights.square()).sum((2, 3), dtype=torch.float64)
         return self.loss.value(scores, self.rows) + 0.5 * stiff
 
@@ -350,9 +357,12 @@ def _conjugate_gradients(
     count: Tensor,
     least: float,
 ) -> tuple[Tensor, Tensor]:
-    """The Newton step (S, F, K, r), -H^-1 gradient, of the working problems, and what it adds to their scores."""
-    # More exact the nearer the minimum, down to `least` nats a row. `hessian` returns the second derivative times
-    # weights, and their scores; `inverse` is the preconditioner, `count` (F,) the rows of each subset.
+    """Return the Newton step (S, F, K, r), -H^-1 gradient, of the working problems, and what it adds to their scores.
+
+    It is found by conjugate gradients, more exactly the nearer the minimum, down to about `least` nats a row.
+    `hessian` returns the second derivative times weights, and the scores of these; `inverse` is the preconditioner,
+    `count` (F,) the number of rows in each subset.
+    """
     step, move = torch.zeros_like(gradient), gradient.new_zeros(())
     residual = torch.where(_wide(working), -gradient, 0.0)
     z = inverse(residual)

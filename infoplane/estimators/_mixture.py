@@ -77,8 +77,10 @@ class MixtureProblem(Problem):
         return Null(*interval_95(found["null"]), slack=1e-9) if "null" in found else None
 
     def saturated(self, found: dict[str, Tensor], i_xt: str, i_ty: str, ceiling: Tensor) -> Tensor:
-        """Return (S,) whether I(T;Y) is full since all samples are told apart, as it would be for any labels."""
-        # `i_xt` and `i_ty` are the keys of both informations.
+        """Return (S,) whether I(T;Y) is at its `ceiling` only because all samples are told apart: any labels would do.
+
+        `i_xt` and `i_ty` are the keys in `found` of I(X;T) and I(T;Y).
+        """
         return (at_ceiling(found[i_xt], self.h_x) & at_ceiling(found[i_ty], ceiling)) | self.class_per_input
 
 
@@ -96,8 +98,10 @@ class NullColumns:
         self.columns = (shuffled[:, None] == with_column[None, :, None]).flatten(0, 1).to(torch.float32)
 
     def own_sums(self, product: Tensor, whole: Tensor) -> Tensor:
-        """Return each row's sum (R, N) over the rows of its own shuffled class."""
-        # `product` (R (K - 1), N) is the kernel with the columns, `whole` (N,) each row's sum over all rows.
+        """Return each row's sum (R, N) of the kernel over the rows of its own shuffled class.
+
+        `product` (R (K - 1), N) is that of the columns with the kernel, `whole` (N,) each row's sum over all rows.
+        """
         by_class = product.view(len(self._label), self._classes - 1, -1)
         own = whole - by_class.sum(1)  # the class without a column has the rest
         for k in range(self._classes - 1):
@@ -107,7 +111,7 @@ class NullColumns:
 
 
 def columns_pay(classes: int, samples: int, units: int, draws: int) -> bool:
-    """Return whether indicator columns cost less than passes over the pairs within the shuffled classes.
+    """Return whether `NullColumns` cost less than a pass over the pairs within the shuffled classes for each draw.
 
     Times of one draw in ns as measured on one core: a column 0.035 per pair of rows; a pair within a class
     1.5 + D / 15 of which symmetry saves up to a half, and 0.1 ms for each class.
@@ -119,7 +123,7 @@ def columns_pay(classes: int, samples: int, units: int, draws: int) -> bool:
 
 
 def at_ceiling(value: Tensor, ceiling: Tensor) -> Tensor:
-    """Return whether values are at their ceiling, or nearly so; never where the ceiling is 0."""
+    """Return whether values are at 99 % of their ceiling or above; never where the ceiling is 0."""
     return (value >= SATURATED * ceiling) & (ceiling > 0)
 
 

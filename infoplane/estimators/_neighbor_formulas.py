@@ -34,7 +34,7 @@ class NeighborValue(NamedTuple):
 
 
 def scaled_block(block: Tensor, scale: Scale) -> Tensor:
-    """The varying units of a block (N, U), centred, each or all together of variance 1, float64."""
+    """Return the varying units of a block (N, U), centred, float64; each ("unit") or all together with variance 1."""
     z = zscore(block)
     varies = (z != 0).any(0)
     if scale == "unit" or not bool(varies.any()):
@@ -50,14 +50,17 @@ class _OwnClass(NamedTuple):
 
     radius: Tensor  # distance to the last of the neighbours
     neighbors: Tensor  # how many there are: k, or all others of a smaller class
-    closed: Tensor  # others of the class within the radius, ties with it included
+    closed: Tensor  # how many others of the class are within the radius, ties with it included
     opened: Tensor  # the same without ties
     tied: Tensor  # whether two neighbours lie at one distance
     dimension: float  # intrinsic dimension of the classes; 0 where k is 1
 
 
 def _own_class(points: Points, y: Tensor, counts: Tensor, k: int) -> _OwnClass:
-    """The k nearest of each row in its own class of `y` (N,), or all others where the class has fewer."""
+    """Find the k nearest of each row in its own class of `y` (N,), or all others of a smaller class.
+
+    `counts` (C,) are the sizes of the classes.
+    """
     found = points.distances_in_classes(y, counts, k + 1)  # one more than k shows whether the k-th is tied with it
     neighbors = (counts[y] - 1).clamp(max=k)
     radius = found.gather(1, (neighbors - 1).clamp(min=0)[:, None])[:, 0].where(neighbors > 0, 0.0)
@@ -75,7 +78,10 @@ def _own_class(points: Points, y: Tensor, counts: Tensor, k: int) -> _OwnClass:
 
 
 def class_information(rows: Tensor, y: Tensor, k: int, metric: Metric, *, mixed: bool = False) -> NeighborValue:
-    """Information by Ross (2014), or with `mixed` by Gao et al. (2017), of scaled rows (N, D) and classes (N,)."""
+    """Return the information between scaled rows (N, D) and classes `y` (N,), counted from 0, by k nearest neighbours.
+
+    The formula is that of Ross (2014), or with `mixed` that of Gao et al. (2017).
+    """
     whole, n, counts, short = Points(rows, metric), len(rows), torch.bincount(y), 0.0
     own = _own_class(whole, y, counts, k)
     closed, opened = whole.within(own.radius, own.closed - own.opened)
@@ -102,7 +108,11 @@ def class_information(rows: Tensor, y: Tensor, k: int, metric: Metric, *, mixed:
 def pair_information(
     a: Tensor, b: Tensor, k: int, metric: Metric, *, formula: Formula, jitter: float, seed: int
 ) -> NeighborValue:
-    """Information by Kraskov et al. (2004) or Gao et al. (2017) of two scaled blocks (N, D), (N, D')."""
+    """Return the information between two scaled blocks (N, D) and (N, D') by k nearest neighbours.
+
+    `formula` is that of Kraskov et al. (2004), "ksg2" or, for any other word, the first; or "gao", that of Gao et al.
+    (2017). Except for "gao", blocks with many repeated values get noise of standard deviation `jitter`, by `seed`.
+    """
     n = len(a)
     equal = max(map(_equal_share, (a, b)))
     if formula != "gao" and jitter > 0 and max(repeated_share(a), repeated_share(b)) > _REPEATED:
@@ -123,7 +133,7 @@ def pair_information(
 
 
 def _equal_share(rows: Tensor) -> float:
-    """The share of the rows (N, D) that another row equals."""
+    """Return the share of the rows (N, D) that another row equals."""
     if not on_accelerator(rows.device):
         ordered = np.sort(rows[:, 0].numpy())
         if (ordered[1:] > ordered[:-1]).all():  # one unit tells all rows apart
@@ -132,7 +142,7 @@ def _equal_share(rows: Tensor) -> float:
 
 
 def repeated_share(rows: Tensor) -> float:
-    """The largest share, over the units of (N, D), of samples whose value another sample has as well."""
+    """Return, of that unit of (N, D) where it is largest, the share of samples whose value another sample has."""
     ordered = rows.sort(dim=0).values
     same = ordered[1:] == ordered[:-1]
     edge = torch.zeros_like(same[:1])
@@ -140,15 +150,15 @@ def repeated_share(rows: Tensor) -> float:
 
 
 def digamma(n: int) -> Tensor:
-    """psi(n), () float64 on the CPU: a number that tensors on every device take."""
+    """Return psi(n), () float64 on the CPU, which can be combined with tensors on every device."""
     return torch.tensor(float(n), dtype=torch.float64, device="cpu").digamma()
 
 
 def mean_digamma_of_rank(inside: Tensor, shell: Tensor, own: Tensor, place: Tensor) -> Tensor:
-    """E psi(m) for the rank m of a neighbour of the own class in a shell of samples at one distance.
+    """Return E psi(m) for the rank m, among all samples, of a neighbour of the own class that is tied with others.
 
-    `inside` samples are closer. The shell has `shell` samples, `own` of them of the own class, in random
-    order; the wanted one is the `place`-th of its class. So m = inside + M, with M negative
+    `inside` samples are closer than it. The shell, all samples at its distance, has `shell` samples, `own` of them of
+    the own class, in random order; the neighbour is the `place`-th of these. So m = inside + M, with M negative
     hypergeometric:
 
         P(M = x) = C(x - 1, place - 1) C(shell - x, own - place) / C(shell, own).
@@ -185,7 +195,7 @@ def mean_digamma_of_rank(inside: Tensor, shell: Tensor, own: Tensor, place: Tens
 
 
 def _by_terms(cases: Tensor) -> Tensor:
-    """E psi(inside + M) of cases (n, 4) = (inside, shell, own, place), term by term."""
+    """Return E psi(inside + M) (n,) of cases (n, 4) = (inside, shell, own, place): see `mean_digamma_of_rank`."""
     inside, shell, own, place = (c[:, None].double() for c in cases.T)
     others = shell - own
     before = torch.arange(int(others.max()) + 1, device=cases.device).double()  # of the other classes
@@ -197,5 +207,5 @@ def _by_terms(cases: Tensor) -> Tensor:
 
 
 def _log_choose(n: Tensor, k: Tensor) -> Tensor:
-    """log of the binomial coefficients C(n, k), elementwise."""
+    """Return the logs of the binomial coefficients C(n, k), elementwise."""
     return torch.lgamma(n + 1) - torch.lgamma(k + 1) - torch.lgamma(n - k + 1)

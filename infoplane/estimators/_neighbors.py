@@ -79,9 +79,10 @@ class Points:
         self.uses_tree = self.prefers_tree(TREE_UNITS[metric], self.units)
 
     def prefers_tree(self, limit: float, units: int, parts: int = 1) -> bool:
-        """The caller's wish, else whether a tree is sooner in `units` coordinates; `limit` is that for 1,000 rows.
+        """Return the caller's wish, else whether a tree of `units` coordinates is faster than blocks.
 
-        Blocks save more where rows come in `parts` and meet only those of their own.
+        `limit` is the number of units up to which it is for 1,000 rows a part; each doubling of the rows adds one.
+        Blocks compare rows only within each of `parts`.
         """
         if self.wish is not None:
             return self.wish
@@ -89,31 +90,31 @@ class Points:
 
     @functools.cached_property
     def tree(self) -> cKDTree:
-        """A tree of all rows."""
+        """Return a tree of all rows, made once."""
         return cKDTree(self.rows.cpu().numpy(), leafsize=4 * (self.units + 1))
 
     @functools.cached_property
     def line(self) -> tuple[Tensor, Tensor]:
-        """The values (N,) of the only unit, ascending, and their rows (N,)."""
+        """Return the values (N,) of the only unit, ascending, and the row numbers (N,) that have them."""
         value, order = self.rows[:, 0].sort()
         return value, order
 
     def in_tree(self, k: int) -> tuple[Array, Array]:
-        """Distances and indices (N, k) of the k nearest rows by the tree; each row is among its own."""
+        """Return distances and indices (N, k) of the k nearest rows by the tree; the row itself is one of them."""
         order = self.tree.indices  # rows that are near each other ask for the same part of the tree
         distance, index = np.empty((self.count, k)), np.empty((self.count, k), order.dtype)
         distance[order], index[order] = self.tree.query(self.tree.data[order], k=k, p=NORM[self.metric])
         return distance, index
 
     def distances(self, k: int) -> Tensor:
-        """Distances (N, k), ascending, to the k nearest others."""
+        """Return distances (N, k), ascending, to the k nearest others; ValueError unless k is below N."""
         _check_k(k, self.count)
         if not self.uses_tree or self.units == 1:
             return self.nearest(k)[0]
         return torch.from_numpy(self.in_tree(k + 1)[0])[:, 1:]  # the first is 0, of the row itself or of an equal
 
     def nearest(self, k: int) -> tuple[Tensor, Tensor]:
-        """Distances (N, k), ascending, to the k nearest others, and their indices (N, k)."""
+        """Return distances (N, k), ascending, to the k nearest others, and indices (N, k); ValueError unless k < N."""
         _check_k(k, self.count)
         if self.units == 1:
             return self._nearest_on_a_line(k)
@@ -122,16 +123,16 @@ class Points:
         return _nearest_by_blocks([Keys(self.rows, self.metric)], k)
 
     def _nearest_on_a_line(self, k: int) -> tuple[Tensor, Tensor]:
-        """Distances and indices (N, k) of the nearest others in one unit."""
+        """Return distances and indices (N, k) of the nearest others, for rows of one unit."""
         value, order = self.line
         distance, place = torch.topk(_around(value, k), k, dim=1, largest=False, sorted=True)
         index = order[place + torch.arange(-k, self.count - k, device=place.device)[:, None]]
         return torch.empty_like(distance).index_copy_(0, order, distance), index.index_copy(0, order, index)
 
     def distances_in_classes(self, y: Tensor, counts: Tensor, k: int) -> Tensor:
-        """Distances (N, k), ascending, to the k nearest others of the same class `y` (N,); infinite where it has fewer.
+        """Return distances (N, k), ascending, to the k nearest others of the same class; infinite where it has fewer.
 
-        `counts` (C,) are the sizes of the classes.
+        `y` (N,) are the classes, from 0, and `counts` (C,) their sizes.
         """
         few = self.wish is None and not on_accelerator(y.device) and self.count < _FEW * len(counts)
         if self.units > 1 and (few or self.prefers_tree(_CLASS_UNITS[self.metric], self.units, len(counts))):
@@ -153,16 +154,17 @@ class Points:
         return torch.empty_like(distance).index_copy_(0, order, distance)
 
     def within(self, radius: Tensor, known: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """How many others lie within `radius` (N,): ties with it included, and left out. Both (N,) int64.
+        """Return how many others lie within `radius` (N,) of each row: with ties, and without, (N,) int64 each.
 
-        `known` (N,) of them are known to be ties, which saves measuring them; 0 by default.
+        A tie is a row at just this distance. `known` (N,) says how many ties each row is known to have, which saves
+        measuring them; 0 by default.
         """
         if self.units == 1:
             return self._within_on_a_line(radius * (1.0 + TIE), radius * (1.0 - TIE))
         return counts_within(self.rows, radius, self.metric, torch.zeros_like(radius) if known is None else known)
 
     def _within_on_a_line(self, closed: Tensor, opened: Tensor) -> tuple[Tensor, Tensor]:
-        """How many others lie closer than `closed`, ties included, and than `opened`, both (N,), in one unit."""
+        """Return how many others lie up to `closed` (N,) away, and how many closer than `opened` (N,), in one unit."""
         value, ordered = self.rows[:, 0].contiguous(), self.line[0]
         right = torch.searchsorted(ordered, value + closed, right=True)
         inside = right - torch.searchsorted(ordered, value - closed)
@@ -172,9 +174,10 @@ class Points:
 
 
 def _around(value: Tensor, k: int, y: Tensor | None = None) -> Tensor:
-    """Distances (N, 2 k + 1) of ascending values (N,) to the k before and the k after, among which the k nearest are.
+    """Return distances (N, 2 k + 1) of ascending values (N,) to the k before and the k after, infinite to itself.
 
-    With classes `y` (N,) the values ascend in each class, and those of another one are infinitely far.
+    The k nearest are among these. With classes `y` (N,), values come by class, ascending in each, and those of another
+    class are infinitely far.
     """
     pad, width = torch.nn.functional.pad, 2 * k + 1
     gap = (pad(value, (k, k), value=math.inf).unfold(0, width, 1) - value[:, None]).abs_()
@@ -185,7 +188,7 @@ def _around(value: Tensor, k: int, y: Tensor | None = None) -> Tensor:
 
 
 def _smallest_of_few(distance: Tensor, k: int) -> Tensor:
-    """The k smallest (n, k), ascending, of a few distances (n, w) each."""
+    """Return the k smallest (n, k), ascending, of each row of distances (n, w), where w is small."""
     if on_accelerator(distance.device):
         return torch.topk(distance, k, dim=1, largest=False, sorted=True).values
     return torch.from_numpy(np.sort(distance.numpy(), axis=1)[:, :k])
@@ -198,7 +201,10 @@ def _check_k(k: int, count: int) -> None:
 
 
 def _without_self(distance: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-    """The k + 1 nearest less each row's own index, (N, k); where equal rows have crowded it out, the last goes."""
+    """Return distances and indices (N, k): those given, (N, k + 1), without the row itself.
+
+    Where equal rows have left no place for the row itself, the last one is taken out instead.
+    """
     own = index == torch.arange(len(index), device="cpu")[:, None]
     if bool(own[:, 0].all()):
         return distance[:, 1:], index[:, 1:]
@@ -210,20 +216,20 @@ def _without_self(distance: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
 def _nearest_by_blocks(
     spaces: list[Keys], k: int, sizes: Sequence[int] = (), look: Look | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Distances, ascending, and indices (N, k) of the nearest others, in the largest distance over `spaces`.
+    """Return distances, ascending, and indices (N, k) of the nearest others, by the largest distance over `spaces`.
 
     With `sizes` the rows come in parts of so many, each searched alone; where it has too few, distances are infinite.
-    `look` is given the keys of every block in each space, before the next ones take their place.
+    `look` is called for every block, with its keys in each space, before the next block takes their place.
     """
-    # The k smallest keys are taken where the next one is larger beyond rounding; else some more distances are
-    # measured, and all of them where that does not decide.
+    # Keys are approximate distances. The rows with the k smallest keys are the nearest if the next key is larger by
+    # more than rounding. Else some more distances are measured, and all of them where that does not decide.
     stops = list(itertools.accumulate(sizes or [spaces[0].count]))
     parts = [slice(stop - size, stop) for stop, size in zip(stops, sizes or stops, strict=True)]
     own = torch.arange(stops[-1], device=spaces[0].bound.device)
     found = (_candidates(spaces, own[part], part, k, look) for part in parts)
     index, limit = (torch.cat(each) for each in zip(*found, strict=True))
     distance, index, unsafe = _proven(spaces, own, index, limit, k)
-    if len(unsafe) * len(own) <= _CHUNK:  # all distances of a few rows, sooner than part by part
+    if len(unsafe) * len(own) <= _CHUNK:  # all distances of a few rows take less time than part by part
         distance[unsafe], index[unsafe] = _of_all(spaces, unsafe, parts, k)
         return distance, index
     for part in parts:
@@ -233,7 +239,10 @@ def _nearest_by_blocks(
 
 
 def _measured(spaces: list[Keys], own: Tensor, part: slice, k: int) -> tuple[Tensor, Tensor]:
-    """Distances and indices (n, k) of the k nearest in `part` of the rows `own` (n,), from more candidates or all."""
+    """Return distances and indices (n, k) of the k nearest in `part` to the rows `own` (n,), which keys left open.
+
+    More candidates are measured, and where they do not decide, all rows.
+    """
     distance, index, left = _proven(spaces, own, *_candidates(spaces, own, part, k + _SPARE), k)
     for few in torch.split(left, max(1, _CHUNK // spaces[0].count)) if len(left) else ():
         at = torch.searchsorted(own, few)
@@ -242,7 +251,10 @@ def _measured(spaces: list[Keys], own: Tensor, part: slice, k: int) -> tuple[Ten
 
 
 def _of_all(spaces: list[Keys], own: Tensor, parts: list[slice], k: int) -> tuple[Tensor, Tensor]:
-    """Distances and indices (n, k) of the k nearest in their part of the rows `own` (n,), from all distances."""
+    """Return distances and indices (n, k) of the k nearest to the rows `own` (n,) in their own part, by all distances.
+
+    `parts` are consecutive, and the rows `own` are in them.
+    """
     first = parts[0].start
     whole = functools.reduce(torch.maximum, [s.exact_to_all(own, slice(first, parts[-1].stop)) for s in spaces])
     whole.scatter_(1, own[:, None] - first, math.inf)
@@ -255,15 +267,18 @@ def _of_all(spaces: list[Keys], own: Tensor, parts: list[slice], k: int) -> tupl
 
 
 def _proven(spaces: list[Keys], own: Tensor, index: Tensor, limit: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Distances, indices (n, k) of the nearest of the candidates `index`, and the rows that others may be nearer to."""
+    """Return distances and indices (n, k) of the nearest candidates, and the rows of `own` that may have nearer ones.
+
+    Candidates of the rows `own` (n,) are `index` (n, c), -1 for none; other rows have keys of at least `limit` (n,).
+    """
     distance, index = _nearest_of(spaces, own, index, k)
-    # All other pairs have keys of at least `limit`, less the error; where the part has fewer, none is left out.
+    # A key errs by `bound` at most. Where a candidate is missing (-1), all rows of the part were candidates.
     safe = [space.key(distance[:, -1]) < limit - space.bound[own, 0] for space in spaces]
     return distance, index, own[~(torch.stack(safe).all(0) | (index[:, -1] < 0))]
 
 
 def _nearest_of(spaces: list[Keys], own: Tensor, index: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Distances, measured and ascending, and indices (n, k) of the nearest of the candidates `index` (n, c)."""
+    """Return exact distances, ascending, and indices (n, k) of the nearest among the candidates `index` (n, c)."""
     distance = functools.reduce(torch.maximum, [space.exact(own, index) for space in spaces])
     distance, order = distance.masked_fill_(index < 0, math.inf).sort(dim=1)
     return distance[:, :k].contiguous(), index.gather(1, order[:, :k])
@@ -272,9 +287,10 @@ def _nearest_of(spaces: list[Keys], own: Tensor, index: Tensor, k: int) -> tuple
 def _candidates(
     spaces: list[Keys], own: Tensor, part: slice, wanted: int, look: Look | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Rows (n, wanted) of `part` with the smallest keys to the rows `own` (n,), and a key (n,) that no other is below.
+    """Return the rows (n, wanted) of `part` with the smallest keys to the rows `own`, and a limit (n,) for other keys.
 
-    Where the part has fewer others, -1 stands for what is missing.
+    No other row of the part has a key below the limit. Where the part has fewer others, -1 stands for what is missing.
+    `look` is as in `_nearest_by_blocks`.
     """
     count = part.stop - part.start
     most, columns = min(wanted, count - 1), slice(part.start, part.start + padded(count))
@@ -296,7 +312,10 @@ def _candidates(
 
 
 def _smallest_keys(block: Tensor, groups: int, wanted: int) -> tuple[Tensor, Tensor]:
-    """Columns (n, wanted) with the smallest keys of a block (n, w), and a key (n,) that no other column is below."""
+    """Return columns (n, wanted) with the smallest keys of a block (n, w), and a key (n,) that no other one is below.
+
+    Columns g, g + groups, g + 2 groups, ... are group g.
+    """
     members = block.shape[1] // groups
     if members < _GROUPED_MEMBERS or wanted > groups // 2:
         return _smallest(block, wanted)
@@ -309,7 +328,7 @@ def _smallest_keys(block: Tensor, groups: int, wanted: int) -> tuple[Tensor, Ten
 
 
 def _smallest(keys: Tensor, wanted: int) -> tuple[Tensor, Tensor]:
-    """Columns (n, wanted) of the smallest keys (n, w), in any order, and a number (n,) that no other is below."""
+    """Return columns (n, wanted) of the smallest keys (n, w), in any order, and a key (n,) that no other is below."""
     width = keys.shape[1]
     if on_accelerator(keys.device) or width > _PACKED_COLUMNS:
         key, index = torch.topk(keys, min(wanted + 1, width), dim=1, largest=False)
@@ -327,20 +346,27 @@ def _smallest(keys: Tensor, wanted: int) -> tuple[Tensor, Tensor]:
 
 
 def pair_counts(x: Points, y: Points, k: int, counted: Counted = "open") -> tuple[Tensor, Tensor, Tensor]:
-    """Distances (N, k), ascending, to the nearest in the joint space of `x` and `y`, and counts (N,) int64 in each.
+    """Return distances (N, k), ascending, to the nearest in the joint space of two blocks, and counts (N,) in each.
+
+    The distance in the joint space is the larger one of those in `x` and in `y`.
 
     Parameters
     ----------
     counted : {"open", "closed", "rectangle"}
-        Which others are counted in a block: those closer there than the k-th neighbour is in the joint space; those
-        as close; those as close there as the farthest of the k neighbours, which is the second estimator of Kraskov
-        et al. (2004).
+        Which others are counted in a block: those closer there than the k-th neighbour is in the joint space; also
+        those just as close; or those at most as far there as the farthest of the k neighbours is there, which is for
+        the second estimator of Kraskov et al. (2004).
+
+    Raises
+    ------
+    ValueError
+        Blocks of different metrics or numbers of rows, or k not from 1 to N - 1.
     """
     if x.metric != y.metric or x.count != y.count:
         raise ValueError(f"both blocks need one metric and as many rows, got {x.count} and {y.count}")
     _check_k(k, x.count)
     which = 1 if counted == "open" else 0
-    # Which of several tied neighbours are taken decides a rectangle: there blocks do it, as a tree has other orders.
+    # A rectangle depends on which of several tied neighbours are taken, and a list has them in an order of its own.
     found = _nearest_from_tree(x, y, k, listed=counted != "rectangle")
     if found is None:
         return _counted_in_blocks(x, y, k, counted)
@@ -351,7 +377,7 @@ def pair_counts(x: Points, y: Points, k: int, counted: Counted = "open") -> tupl
 
 
 def _counted_in_blocks(x: Points, y: Points, k: int, counted: Counted) -> tuple[Tensor, Tensor, Tensor]:
-    """The values of `pair_counts`: blocks find the neighbours, and a wide side counts in the keys that they have."""
+    """Return what `pair_counts` does, by blocks of keys that find the neighbours, and on a wide side also count."""
     scale = max(extent(p.rows) for p in (x, y))  # the keys of both are compared with each other
     whole = x.metric == "max" and all(integers_serve(p.rows, scale) for p in (x, y))
     sides = [(p, Keys(p.rows, p.metric, scale, whole)) for p in (x, y)]
@@ -361,7 +387,10 @@ def _counted_in_blocks(x: Points, y: Points, k: int, counted: Counted) -> tuple[
     radius = x.rows.new_full((2, x.count), math.nan)
 
     def count(few: Tensor, keys: list[Tensor], candidates: Tensor) -> None:
-        """Count, on the wide sides, in the keys of the rows `few`, whose neighbours are nearly always known now."""
+        """Count on the wide sides by the keys of the rows `few` (n,), with radii from their best candidates.
+
+            These are nearly always the true neighbours; the few other rows are counted again below.
+            """
         distance, index = _nearest_of(spaces, few, candidates, k)
         for i in wide:
             points, space = sides[i]
@@ -383,16 +412,19 @@ def _counted_in_blocks(x: Points, y: Points, k: int, counted: Counted) -> tuple[
 
 
 def _reach(points: Points, own: Tensor, index: Tensor, distance: Tensor, counted: Counted) -> tuple[Tensor, Tensor]:
-    """The radius (n,) within which others are counted, and how many of the neighbours (n, k) are ties with it."""
+    """Return the radius (n,) around rows `own` within which others are counted, and how many neighbours are ties.
+
+    `index` and `distance` (n, k) are the neighbours in the joint space; a tie with the radius lies just at it.
+    """
     apart = lengths(points.rows, own, index, points.metric)
     radius = apart.amax(1) if counted == "rectangle" else distance[:, -1]
     return radius, (apart >= radius[:, None] * (1.0 - TIE)).sum(1)
 
 
 def _nearest_from_tree(x: Points, y: Points, k: int, listed: bool) -> tuple[Tensor, Tensor] | None:
-    """Distances and indices (N, k) of the nearest in the joint space; None where blocks find them sooner.
+    """Return distances and indices (N, k) of the nearest in the joint space; None where blocks find them sooner.
 
-    Unless a tree has the norm of the joint space, it gives lists, where these may be `listed`.
+    If no tree has the norm of the joint space, a tree gives lists of candidates, but only where `listed` allows it.
     """
     if x.metric == "max" or x.units == y.units == 1:
         joint = Points(torch.cat([x.rows, y.rows], dim=1), "max", tree=x.wish)
@@ -403,7 +435,10 @@ def _nearest_from_tree(x: Points, y: Points, k: int, listed: bool) -> tuple[Tens
 
 
 def _nearest_in_list(x: Points, y: Points, k: int) -> tuple[Tensor, Tensor] | None:
-    """Distances and indices (N, k) in the joint space from lists that a tree gives; None where these decide little."""
+    """Return distances and indices (N, k) of the nearest in the joint space, from lists of candidates by a tree.
+
+    Returns None where lists leave too many rows undecided.
+    """
     tree, share = _enclosing_tree(x, y)
     distance = torch.empty(x.count, k, dtype=torch.float64, device="cpu")
     index = torch.empty(x.count, k, dtype=torch.int64, device="cpu")
@@ -418,7 +453,7 @@ def _nearest_in_list(x: Points, y: Points, k: int) -> tuple[Tensor, Tensor] | No
             both = torch.maximum(*(lengths(p.rows, few, found, p.metric) for p in (x, y)))
             both, order = both.masked_fill_(found == few[:, None], math.inf).sort(dim=1, stable=True)
             distance[few], index[few] = both[:, :k], found.gather(1, order[:, :k])
-            # All others are at least as far as this; none is left where the list holds all rows.
+            # Rows that are not in the list are at least this far. Where it holds all rows, none is left.
             beyond = length[:, -1] * share
             unsafe.append(few[both[:, k - 1] > beyond] if wanted < x.count else few[:0])
         left = torch.cat(unsafe)
@@ -431,7 +466,7 @@ def _nearest_in_list(x: Points, y: Points, k: int) -> tuple[Tensor, Tensor] | No
 
 
 def _enclosing_tree(x: Points, y: Points) -> tuple[Points, float]:
-    """A joint space of x and y, and a factor: a length there times it is at most the larger one in x and y."""
+    """Return a tree of the joint rows, and a factor: a length there times it is at most the larger one in x and y."""
     if max(x.units, y.units) <= _CUBE_UNITS:
         return Points(torch.cat([x.rows, y.rows], dim=1), "max", tree=True), 1.0 - 1e-12  # less what is rounding
     # Of units times sqrt(D) the Euclidean length is at most sqrt(D + D') times the larger length of both blocks; with
@@ -441,7 +476,7 @@ def _enclosing_tree(x: Points, y: Points) -> tuple[Points, float]:
 
 
 def intrinsic_dimension(distances: Tensor) -> float:
-    """Dimension from distances (N, k), ascending, to the k nearest: Levina and Bickel (2004), k at least 2.
+    """Return the dimension by distances (N, k), ascending, to the k nearest: Levina and Bickel (2004), k at least 2.
 
     The inverse of the mean of log(r_k / r_j) over rows and j < k; 0 where no row has distinct neighbours.
     """
