@@ -389,8 +389,8 @@ def _counted_in_blocks(x: Points, y: Points, k: int, counted: Counted) -> tuple[
     def count(few: Tensor, keys: list[Tensor], candidates: Tensor) -> None:
         """Count on the wide sides by the keys of the rows `few` (n,), with radii from their best candidates.
 
-            These are nearly always the true neighbours; the few other rows are counted again below.
-            """
+        These are nearly always the true neighbours; the few other rows are counted again below.
+        """
         distance, index = _nearest_of(spaces, few, candidates, k)
         for i in wide:
             points, space = sides[i]

@@ -19,7 +19,11 @@ BELOW = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class NoisyMethod(Method):
-    """A method that estimates I(X;T) too, where the network is random: how it knows, and what `prepare` found of it."""
+    """A method that also estimates I(X;T) where the network is random, that is, adds noise to the layer.
+
+    `noise` says where the noise comes from. What `prepare` found about it is in `network_std`, its standard deviation,
+    `network_kind`, and `network_clean`: whether the layer was recorded without the noise.
+    """
 
     noise: Literal["network", "recorded", "off"] = setting("network", one_of("network", "recorded", "off"))
     seed: int = 0
@@ -41,20 +45,21 @@ class NoisyMethod(Method):
         return replace(self, network_std=found.std, network_kind=found.kind, network_clean=found.clean)
 
     def estimate(self, t: Tensor, y: Tensor, *, x: Tensor | None = None, x_ids: Tensor | None = None) -> Quantities:
-        """As `Method.estimate`; I(X;T) is `unreliable` where it is less than I(T;Y) by more than 0.1 bit.
+        """Return what `Method.estimate` does, with I(X;T) flagged `unreliable` if more than 0.1 bit below I(T;Y).
 
-        What T knows of Y it has from X, so that cannot be; where Y is another noisy layer it can.
+        That cannot be true, since T knows of Y only through X; except where Y is another layer with noise.
         """
         return checked_by_labels(super().estimate(t, y, x=x, x_ids=x_ids))
 
 
 def checked_by_labels(found: dict[str, Quantity]) -> dict[str, Quantity]:
-    """Return the quantities of one call, `unreliable` where I(X;T) is less than I(T;Y), which cannot be."""
+    """Return the quantities of one call, with I(X;T) or both flagged `unreliable` where I(X;T) is less than I(T;Y)."""
     of_x, of_y = found.get("I(X;T)"), found.get("I(T;Y)")
     if of_x is None or of_y is None:
         return found
     less, lower = of_x.value < of_y.value - BELOW, found.get("I(T;Y) lower")
-    # Of two points either may be wrong; a lower bound above I(X;T) says that it is I(X;T).
+    # Either of two point estimates may be wrong, so both are flagged; if even a lower bound of I(T;Y) is above I(X;T),
+    # it is I(X;T) that is wrong.
     either = less if lower is None else less & (lower.value < of_x.value)
     doubts = {"I(X;T)": less, "I(T;Y)": either}  # (S,)
     for name, q in found.items():

@@ -39,7 +39,7 @@ class Folds(NamedTuple):
 
     @classmethod
     def of(cls, fitted: Tensor, validation: Tensor, seed: int) -> Folds:
-        """Take the rows (F, N) bool that folds are trained on, and at most 2,048 of those that may choose the step."""
+        """Take rows (F, N) bool of each fold: `fitted` to train on, 2,048 of `validation` at most to choose a step."""
         seeds = tuple(seed + fold for fold in range(len(fitted)))
         training, checking = ([rows.nonzero()[:, 0] for rows in fold_rows.cpu()] for fold_rows in (fitted, validation))
         place = torch.arange(min(max(map(len, checking)), MOST_CHECKED), device="cpu")
@@ -53,7 +53,7 @@ class Folds(NamedTuple):
 
 
 def bytes_of_network(samples: int, units: int, outputs: int, folds: int) -> int:
-    """Return the memory of one snapshot: the activations of a batch in every fold, and the scores of all rows."""
+    """Return the bytes of one snapshot: the activations of a batch in every fold, and the scores of all rows."""
     a_row = 4 * (3 * min(units, MOST_INPUTS) + 8 * HIDDEN + 6 * outputs)  # bytes of the activations of a row
     return folds * (AT_ONCE * a_row + 32 * samples * outputs) + 24 * samples * units
 
@@ -92,7 +92,7 @@ class _Networks:
         return (skip + bent).view(*batch.shape[:3], -1) + rows_of(self.start, rows)
 
     def mixed(self, log_p: Tensor, log_priors: Tensor) -> Tensor:
-        """Return log[(1 - s) p + s prior] from log p (S, F, ...), with s (S, F) the share of labels that are random."""
+        """Return log[(1 - s) p + s prior] from `log_p` (S, F, ...); s (S, F) is the share of labels that are random."""
         logit = (FIRST_RANDOM + SPEED * self.random).view(*self.shape[:2], *[1] * (log_p.ndim - 2))
         log_sigmoid = torch.nn.functional.logsigmoid
         return torch.logaddexp(log_p + log_sigmoid(-logit), log_priors.float() + log_sigmoid(logit))
@@ -112,12 +112,12 @@ class _Networks:
         return -self.mixed(of_label - out.logsumexp(3), self.task.log_priors[y]).mean(2).flatten()
 
     def criterion(self) -> Tensor:
-        """Return the loss (S F,) on the rows that choose the step."""
+        """Return the loss (S F,) on the held-out rows by which the step to keep is chosen."""
         return mean_loss(self.loss, self.folds.checked)
 
 
 def network_scores(task: Classes | Targets, z: Tensor, linear: Tensor, folds: Folds) -> tuple[Tensor, Tensor]:
-    """Train networks; return their scores, and whether a snapshot is in doubt: a fold diverged, or needs more steps.
+    """Train networks on top of linear probes; return their scores, and whether some fold diverged or needs more steps.
 
     Parameters
     ----------
@@ -157,7 +157,7 @@ def network_inputs(z: Tensor) -> Tensor:
 
 
 def _leading(z: Tensor) -> Tensor:
-    """Return coordinates (S, N, P) of rows (S, N, U) in nearly the space of their leading components."""
+    """Return coordinates (S, N, P) of rows (S, N, U) along axes that nearly span their leading principal components."""
     # The power method needs no N x N or U x U matrix, whose eigenvectors would take too long.
     generator = torch.Generator().manual_seed(0)
     axes = torch.randn(z.shape[2], MOST_INPUTS, generator=generator, device="cpu", dtype=z.dtype).to(z.device)

@@ -42,7 +42,7 @@ CACHED_BYTES = 16 << 20
 
 
 def float32_is_exact(device: torch.device) -> bool:
-    """Return whether float32 products keep float32's precision: a training script may have allowed TF32 or bfloat16."""
+    """Return whether float32 products keep all digits: they do not where a script has allowed TF32 or bfloat16."""
     backend = torch.backends.cuda.matmul if device.type == "cuda" else getattr(torch.backends.mkldnn, "matmul", None)
     precision = getattr(backend, "fp32_precision", None)
     if precision is None:  # torch before 2.9
@@ -160,14 +160,14 @@ class CentredRows:
         return (raw if self.direct else raw.mul_(self.ratio)).to(self.dtype)
 
     def reordered(self, order: Tensor) -> CentredRows:
-        """Return the same rows in the order (count,)."""
+        """Return these rows in another order: `order` (count,) says which one stands at each place."""
         other = copy.copy(self)
         other._order = order if self._order is None else self._order[order]
         other._cache, other._right = None if self._cache is None else self._cache[order], None
         return other
 
     def take(self, part: slice) -> Tensor:
-        """Return centred and scaled rows (n, D), kept from before or made anew."""
+        """Return the centred and scaled rows `part` (n, D), kept from before or made anew."""
         return self._scaled(part) if self._cache is None else self._cache[part]
 
     def left(self, part: slice) -> Tensor:
@@ -213,14 +213,15 @@ class PairKernel:
     """
 
     def __init__(self, rows: CentredRows, largest: int) -> None:
-        """Make a buffer for spans of at most `largest` rows; exponents go less far below 0 for a fourth power."""
+        """Make a buffer for spans of at most `largest` rows, and find the least exponent that is let in."""
         self._rows, self.kinds, self._scratch = rows, 2 if rows.wide else 1, Scratch()
-        # At once: while a buffer grows, there are two.
+        # Made at its full size now, since a buffer that grows takes up memory twice while it does.
         self._scratch.view((self.kinds, largest, largest), rows.dtype, rows.device)
+        # The fourth power of what is above this floor is a normal number; the narrow kernel alone needs no such power.
         self._floor = _FLOOR[rows.dtype] * (1.0 if rows.wide else 4.0)
 
     def block(self, a: Span, left: Tensor, b: Span, right: Tensor) -> Tensor:
-        """Return the kernels (2 or 1, len(a), len(b)) between the rows of `a` and of `b`, given by their factors."""
+        """Return the kernels (2 or 1, len(a), len(b)), wide before narrow, of rows of two spans by their factors."""
         both = self._scratch.view((self.kinds, len(a), len(b)), self._rows.dtype, self._rows.device)
         out = self._rows.exponents(left, right, both[0]).clamp_(self._floor, 0.0)
         if a.start == b.start:
@@ -303,7 +304,7 @@ def kernel_sums(
 
 
 def _add_sums(sums: Tensor, block: Tensor, a: Span, b: Span) -> None:
-    """Add a block (kinds, a, b) to the sums (kinds, N) of its rows and, as block (b, a), of its columns."""
+    """Add a block (kinds, len(a), len(b)) to the `sums` (kinds, N): over columns for rows of `a`, and back for `b`."""
     sums[:, a.rows].add_(block.sum(2))
     if a is not b:
         sums[:, b.rows].add_(block.sum(1))
@@ -312,7 +313,10 @@ def _add_sums(sums: Tensor, block: Tensor, a: Span, b: Span) -> None:
 def _pairs_of_spans(
     rows: CentredRows, spans: Sequence[Span], within_only: bool
 ) -> Iterator[tuple[Span, Tensor, Span, Tensor]]:
-    """Yield every pair of spans once, the first not after the second, as (a, left of a, b, right of b)."""
+    """Yield every pair of spans once, the first not after the second: a, its left factor, b, its right factor.
+
+    With `within_only`, pairs of spans without a common class are left out.
+    """
     # Rows whose right factors are not kept make them once for as many left factors as can be held.
     held_bytes = rows.dtype.itemsize * (rows.units + 2) * max(len(span) for span in spans)
     step = 1 if rows.keeps_right else max(1, CACHED_BYTES // 2 // held_bytes)

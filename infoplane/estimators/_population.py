@@ -35,8 +35,13 @@ def halves(samples: int, seed: int) -> Iterator[Tensor]:
 
 
 def continued(found: Mapping[str, Quantity], parts: Sequence[Quantities], *, classes: bool) -> Quantities:
-    """Return the quantities with 2 I(N) - mean I(N / 2) for each information I; `parts` are of `halves`, in order."""
-    # Nulls are left out. Where I(X;T), or I(X;T|Y), is too close to saturation, so is their difference I(T;Y).
+    """Return the quantities `found`, with 2 I(N) - mean I(N / 2) for each information I: its value for the law itself.
+
+    `parts` are the quantities of `halves`, in their order; `classes` says whether Y are classes. Where an information
+    moves too much between halves and the whole, or is saturated, the value is NaN with the flag `saturated`. Nulls are
+    left out.
+    """
+    # Where I(X;T), or I(X;T|Y), is too close to saturation, so is their difference I(T;Y).
     names = [name for name, q in found.items() if q.unit == BIT and not name.endswith((" null", " upper", " lower"))]
     grown = {name: found[name].value - _mean([part[name].value for part in parts]) for name in names}
     full = {name: (grown[name].abs() > GROWN) | found[name].flags["saturated"] for name in names}
@@ -65,13 +70,13 @@ def _mean(values: Sequence[Tensor]) -> Tensor:
     return sum(values[1:], values[0]) / len(values)
 
 
-def _half_width(q: Quantity, parts: Sequence[Tensor]) -> Tensor:
-    """Return half the width (S,) of the 95 % interval, from differences of halves and the Monte Carlo error of `q`."""
+def _half_width(quantity: Quantity, parts: Sequence[Tensor]) -> Tensor:
+    """Return half the width (S,) of the 95 % interval, by differences of halves and Monte Carlo errors."""
     # The two halves of a split are independent and each has twice the variance: their difference has four times it.
     squares = [(a - b).square() / 4.0 for a, b in zip(parts[::2], parts[1::2], strict=True)]
     sampling = float(stdtrit(SPLITS, 0.975)) ** 2 * _mean(squares)
     # 2 value - mean of the halves: the Monte Carlo error of the value counts twice.
-    drawn = torch.zeros_like(q.value) if q.high is None else 2.0 * (q.high - q.value)
+    drawn = torch.zeros_like(quantity.value) if quantity.high is None else 2.0 * (quantity.high - quantity.value)
     return (sampling + drawn.square()).sqrt()
 
 
@@ -98,12 +103,12 @@ def refuse_whole_population(x_ids: Tensor, x: Tensor | None) -> None:
 
 
 def _combinations(x: Tensor, samples: int) -> float:
-    """Return how many inputs the values of the features `x` (N, F) can make; infinite if enough, or not known."""
+    """Return how many inputs combine the values of the features `x` (N, F); infinite if unknown, or clearly enough."""
     possible = 1
     for column in x.T:
         values = len(torch.unique(column))
-        # Of a feature that hardly repeats a value nobody knows which others it can have.
         possible *= values
+        # A feature that hardly repeats a value may have others, nobody knows how many.
         if 2 * values > samples or WHOLE * possible > samples:
             return math.inf
     return possible

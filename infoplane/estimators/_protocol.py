@@ -176,7 +176,7 @@ _VALUES_ONLY: ContextVar[bool] = ContextVar("values_only", default=False)
 
 
 def values_only() -> AbstractContextManager[None]:
-    """Return a context in which checks of `estimate` that only raise flags may be left out; flags at no cost stay."""
+    """Return a context in which `estimate` may leave out costly checks that only raise flags; other flags stay."""
     return raised(_VALUES_ONLY)
 
 
@@ -300,7 +300,7 @@ def finite_targets(y: Tensor) -> Tensor:
 
 
 def _extremes(a: Tensor) -> tuple[int, int]:
-    """Return smallest and largest of 64-bit integers; (0, 0) for shorter types, all of whose numbers float64 holds."""
+    """Return the smallest and the largest of 64-bit integers; (0, 0) for other types, whose numbers float64 holds."""
     if a.dtype == torch.uint64:  # which torch cannot compare
         return extremes(a.detach().cpu().numpy())
     if a.dtype != torch.int64 or not a.numel():
@@ -310,10 +310,10 @@ def _extremes(a: Tensor) -> tuple[int, int]:
 
 
 def whole_cells(t: Tensor, width: float) -> Tensor:
-    """Return `t`, whole numbers too large for float64 replaced by floats that share cells floor(t / width) as those do.
+    """Return `t`; if it has whole numbers too large for float64, return floats in the place of all its values.
 
-    Other values stay as they are. A cell of width 1 or less holds one whole number, and a whole width divides exactly;
-    for other widths `t` stays as it is, too.
+    Two of these floats are in one cell floor(t / width) exactly if the whole numbers are. A cell of width 1 or less
+    holds one whole number, and a whole width divides exactly; for any other width `t` is returned as it is.
     """
     if not isinstance(t, Tensor) or fits_float64(*_extremes(t)) or not (width <= 1 or width == int(width)):
         return t
@@ -339,8 +339,8 @@ def _renumbered(ids: Tensor) -> Tensor:
 
 
 def refuse_unless_finite(t: Tensor, least: Tensor, most: Tensor) -> None:
-    """Raise the ValueError of `refuse_nonfinite` if one of the extremes `least` and `most` of `t` is not finite."""
-    # Extremes are finite when all values are, and cost one read.
+    """Raise ValueError if `t` has values that are not finite, told by its extremes `least` and `most`, of any shape."""
+    # Extremes are finite exactly when all values are, and cost one read.
     if not bool((torch.isfinite(least) & torch.isfinite(most)).all()):
         refuse_nonfinite(t)
 

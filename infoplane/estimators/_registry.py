@@ -47,7 +47,7 @@ def register(cls: T) -> T:
             raise TypeError(f"{cls.__name__} is no estimator: it lacks {member!r}")
     check_name("an estimator's name", cls.name)
     if not cls.__module__.startswith(_BUILT_IN):
-        _load()  # else a class that comes before the built-in ones would take a name of theirs
+        _load()  # first the built-in ones, lest a class that is registered before them take one of their names
     known = _ESTIMATORS.get(cls.name)
     if known is not None and not _same_class(known, cls):
         kind = "a built-in" if known.__module__.startswith(_BUILT_IN) else "another"
@@ -179,7 +179,7 @@ def _parse_plain(spec: str) -> Any:
 
 
 def _fields(spec: str, settings: str) -> dict[str, Any]:
-    """Return the settings, written `field=value,field=value`, as a dict; an error names the whole `spec`."""
+    """Return settings written as `field=value,field=value` as a dict; a ValueError for other text quotes `spec`."""
     fields: dict[str, Any] = {}
     for item in _split(settings):
         key, equals, text = item.partition("=")
@@ -199,7 +199,7 @@ def build(cls: type[Any], fields: Mapping[str, Any]) -> Any:
 
 
 def build_named(settings: Mapping[str, Any]) -> Any:
-    """Construct an estimator from its settings and its "name", as they are recorded for one inside a wrapper."""
+    """Construct an estimator from its settings and its "name", as a wrapper's configuration records the one inside."""
     fields = dict(settings)
     name = str(fields.pop("name", ""))
     _, plus, suffix = name.rpartition("+")  # of "knn+null" the estimator itself is in the settings
@@ -260,5 +260,5 @@ def _default(f: dataclasses.Field[object]) -> object:
 
 
 def _allowed(f: dataclasses.Field[object]) -> str:
-    """Return the values that a setting may have, in brackets; "" where it does not say."""
+    """Return words for the values that a setting may have, in brackets; "" where it does not say."""
     return f" ({f.metadata['domain'].words})" if "domain" in f.metadata else ""

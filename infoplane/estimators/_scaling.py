@@ -47,7 +47,7 @@ def drawn_rows(samples: int, limit: int, seed: int) -> Tensor | None:
 
 
 def normal_numbers(shape: Sequence[int], source: torch.Generator | int, device: torch.device | str = "cpu") -> Tensor:
-    """Draw standard normal numbers (`shape`) as float64, by a generator or with a seed, the same on every device."""
+    """Draw standard normal numbers (`shape`), float64, the same on every device; `source` is a generator or a seed."""
     generator = torch.Generator().manual_seed(source) if isinstance(source, int) else source
     return torch.randn(shape, generator=generator, device="cpu", dtype=torch.float64).to(device)
 

@@ -80,7 +80,7 @@ def positive_or(*named: str) -> Domain:
 
 
 def either(words: Sequence[str]) -> str:
-    """Return the words as `a, b or c`."""
+    """Return the words joined as in "a, b or c"; a single one as it is."""
     return " or ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else words[0]
 
 

@@ -333,7 +333,7 @@ def train(
 
 
 def mean_loss(loss: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
-    """Return the mean (slices,) of `loss` over rows (F, B), found for `AT_ONCE` rows at a time."""
+    """Return the mean (slices,) of `loss` over rows (F, B), which are given to it `AT_ONCE` of each fold at a time."""
     parts = [loss(some) * some.shape[1] for some in torch.split(rows, AT_ONCE, 1)]
     return torch.stack(parts).sum(0) / rows.shape[1]
 
@@ -341,11 +341,11 @@ def mean_loss(loss: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
 def in_stacks(
     t: Tensor, bytes_each: int, work: Callable[[Tensor], dict[str, Tensor]], *, most: int | None = None
 ) -> dict[str, Tensor]:
-    """Return what `work` finds in snapshots (S, N, U), given as many of them at a time as memory is meant to hold.
+    """Return what `work` finds in snapshots `t` (S, ...), which is given to it in stacks along the first axis.
 
-    That is as many as fit into `STACK_BYTES` with `bytes_each`, or `most` of them. Where memory does not suffice, a
-    warning is given and the stack is halved: the same numbers within 0.02 bit. `work` takes gradients in full width,
-    whatever `no_grad`, `inference_mode` or `autocast` the caller is in.
+    A stack has as many as fit into `STACK_BYTES` if each takes `bytes_each`, and no more than `most`. Where memory does
+    not suffice, a warning is given and the stack is halved: the same numbers within 0.02 bit. `work` takes gradients in
+    full width, whatever `no_grad`, `inference_mode` or `autocast` the caller is in.
     """
     fit, t = max(1, STACK_BYTES // bytes_each), t.detach()
     size = fit if most is None else min(fit, most)

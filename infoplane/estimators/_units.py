@@ -182,7 +182,7 @@ class _SingleUnits:
     """The units of a block, each as a layer of its own; values that repeat (atoms) are counted where Y are classes."""
 
     def __init__(self, inner: Any, units: Tensor, x: Tensor | None, x_ids: Tensor | None) -> None:
-        """Cut `units` (S, N, D) into lines of one unit and find their atoms; `inner` estimates the rest."""
+        """Cut `units` (S, N, D) into lines (N, 1) of one unit and find their atoms; `inner` estimates the rest."""
         self.inner, self.x, self.x_ids = inner, x, x_ids
         self.shape = units.shape
         self.lines = units.movedim(2, 1).reshape(-1, units.shape[1], 1)  # (S D, N, 1)
@@ -202,7 +202,7 @@ class _SingleUnits:
         return self._by_unit(out), {name: self._by_unit(on) for name, on in flags.items()}
 
     def _together(self, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return what `bits` does, by one call of the estimator, which takes the units as snapshots."""
+        """Return what `bits` does, by one call of the estimator, which is given the units as if they were snapshots."""
         q = _information(self.inner, self.inner.estimate(self.lines, y, x=self.x, x_ids=self.x_ids))
         flags = {name: self._by_unit(on) for name, on in q.flags.items() if name != "below_null"}
         return self._by_unit(q.value), flags

@@ -253,7 +253,7 @@ def without_null(estimator: Any) -> Any:
 
 
 def settled(estimator: Any, t: Tensor, y: Tensor, x: Tensor | None, x_ids: Tensor | None) -> Any:
-    """Return the estimator; if it chooses between methods, with its choice for these arguments, which then stays."""
+    """Return the estimator; one that chooses between methods is fixed to its choice for these arguments."""
     if isinstance(estimator, Wrapper):
         return dataclasses.replace(estimator, estimator=settled(estimator.estimator, t, y, x, x_ids))  # type: ignore[type-var]
     return estimator.settled(t, y, x=x, x_ids=x_ids) if hasattr(estimator, "settled") else estimator
@@ -273,6 +273,6 @@ def input_ids(y: Tensor, x_ids: Tensor | None) -> Tensor:
 
 
 def rows_of_inputs(ids: Tensor, inputs: int, chosen: Tensor) -> Tensor:
-    """Return the rows (n,), in their own order, whose input in `ids` (N,), of so many `inputs`, is one of `chosen`."""
+    """Return the rows (n,), ascending, whose input is one of `chosen`; `ids` (N,) are numbers below `inputs`."""
     is_chosen = torch.zeros(inputs, dtype=torch.bool, device="cpu").index_fill_(0, chosen, True)
     return is_chosen.to(ids.device)[ids].nonzero()[:, 0]

@@ -50,20 +50,22 @@ class Counting(Method):
     edges: Tensor | None
 
     def __post_init__(self) -> None:
-        """Check the settings, and make `corrections` a tuple, of a single name, too."""
+        """Check the settings, and make `corrections` a tuple; a single name becomes a tuple of one."""
         super().__post_init__()
         object.__setattr__(self, "corrections", check_corrections(self.corrections))
 
     def remembering(self, name: str, edges: Tensor) -> Self:
-        """Return a copy with edges (U, E) in its field `name`; of many units only their digest, and they in `edges`."""
+        """Return a copy with edges (U, E) in the field `name`; of many units in `edges`, with a digest in `name`."""
         if len(edges) <= self.recorded_units:
             return replace(self, **{name: tuple(tuple(row) for row in edges.tolist())})  # type: ignore[type-var]
         digest = fingerprint(edges.cpu().double().numpy().tobytes(), method="sha256")
         return replace(self, **{name: f"sha256:{digest}", "edges": edges.cpu()})  # type: ignore[type-var]
 
     def remembered(self, name: str, what: str, units: int) -> Tensor:
-        """Return the edges (U, E) kept under `name`; ValueError if only their digest is known or U is not `units`."""
-        # `what` is the word for them in an error.
+        """Return the edges (U, E) that the field `name` stands for; `what` is a word for them in an error.
+
+        Raises ValueError if only their digest is known, or if they are not of `units` units.
+        """
         recorded, edges = getattr(self, name), self.edges
         if not isinstance(recorded, str):
             edges = torch.tensor(recorded, dtype=torch.float64, device="cpu")
@@ -75,13 +77,14 @@ class Counting(Method):
 
 
 class CellCounts(Problem):
-    """Counts of the cells of a block, their entropies and informations in bits, and the quantities made of them.
+    """Counts of the codes (rows of cells) of a block, their entropies and informations in bits, and the quantities.
 
     Attributes
     ----------
     flags : mapping to (S,) bool
         What the digitizer finds out while it counts, and other flags of its own.
     h_x, h_y, h_x_given_y : float
+        H(X), H(Y) and H(X|Y) in bits.
     """
 
     config: Counting
@@ -111,7 +114,7 @@ class CellCounts(Problem):
         self.corrected_h_y = {name: corrected_entropy(of_y, self.samples, name) for name in config.corrections}
 
     def chunk(self, t: Tensor) -> dict[str, Tensor]:
-        """Return values (S,) by the names of their quantities, "null" (S, draws), and numbers of codes."""
+        """Return values (S,) by the names of quantities, "null" (S, draws) for I(T;Y), and numbers (S,) of codes."""
         # s are the sums of c log2 c: t over codes, ty over codes and classes, tx over codes and inputs, txy over all.
         s = joined([self._sums(group) for group in groups(t, self.labels, self.digitize)])
         whole, sum_x, sum_y, sum_xy = self.whole, self.sum_x, self.sum_y, self.sum_xy
@@ -169,19 +172,20 @@ class CellCounts(Problem):
         most = math.log2(labels.samples)  # every sample a code of its own
         ceilings = {"I(X;T)": self.h_x, "H(T)": most, "I(X;T|Y)": self.h_x_given_y, "I(T;Y)": self.h_y}
         at = dict(zip(ceilings, h_t.new_tensor(list(ceilings.values())).unbind(), strict=True))
+        # Where a quantity is saturated.
         full = {n: single | (found[n] >= top) if top > 0 else single for n, top in ceilings.items()}
 
-        def of(name: str, flags: Flags, **more: Any) -> dict[str, Quantity]:
-            """Return the quantity `name` with its ceiling and these flags."""
+        def plain(name: str, flags: Flags, **more: Any) -> dict[str, Quantity]:
+            """Return the uncorrected quantity `name` with its ceiling and these flags, as a dict by its name."""
             return _binned(name, found[name], flags, full[name], ceiling=at[name], **more)
 
-        out = of("I(X;T)", of_inputs) | of("H(T)", common) | of("I(X;T|Y)", {**of_labels, **of_inputs})
+        out = plain("I(X;T)", of_inputs) | plain("H(T)", common) | plain("I(X;T|Y)", {**of_labels, **of_inputs})
         null: Null | None = None
         if "null" in found:
             # Added one by one: the order of the sum, and so its last bit, must not depend on the device.
             total = functools.reduce(torch.add, found["null"].unbind(1))
             null = Null(total / found["null"].shape[1], *percentiles_95(found["null"]))
-        i_ty = of("I(T;Y)", {**of_labels, "few_samples": few_cells[""]}, null=null, null_flags=of_labels)
+        i_ty = plain("I(T;Y)", {**of_labels, "few_samples": few_cells[""]}, null=null, null_flags=of_labels)
         # The null comes before the value: this is the order of rows in a table.
         out |= dict(reversed(i_ty.items()))
         if null is not None:
@@ -201,7 +205,7 @@ class CellCounts(Problem):
 
 
 def mostly_single(codes: Tensor, singles: Tensor) -> Tensor:
-    """Return (G,) bool: whether more than half of the codes are seen once, from the numbers of both."""
+    """Return (G,) bool: whether more than half of the codes were seen once, from the numbers (G,) of both."""
     return 2 * singles > codes
 
 

@@ -35,7 +35,7 @@ CORRECTIONS: tuple[str, ...] = ("miller-madow", "jackknife", "grassberger", "cha
 
 
 def check_corrections(names: Iterable[str]) -> tuple[str, ...]:
-    """Return the names as a tuple, a single one too; ValueError for one that is no correction."""
+    """Return the names as a tuple, for a single name a tuple of one; ValueError for a name that is no correction."""
     names = (names,) if isinstance(names, str) else tuple(names)
     for name in names:
         if name not in CORRECTIONS:
@@ -45,9 +45,9 @@ def check_corrections(names: Iterable[str]) -> tuple[str, ...]:
 
 @functools.lru_cache(maxsize=16)
 def log_table(samples: int, name: str = "plug-in") -> tuple[Tensor, int]:
-    """Return what one code seen c times adds to the sum of method `name`, for c = 0..N: int64 (N + 1,), and k.
+    """Return what a code that is seen c times adds to the sum of the method `name`: int64 (N + 1,), c = 0..N, and k.
 
-    The numbers are multiples of 2**-k bit; for the plug-in entropy they are c log2 c.
+    The numbers are whole multiples of 2**-k bit; for the plug-in entropy they are c log2 c.
     """
     # The formulas are those of the papers above, for sums over codes that are divided by N later.
     c = np.arange(samples + 1, dtype=np.float64)
@@ -70,13 +70,14 @@ def log_table(samples: int, name: str = "plug-in") -> tuple[Tensor, int]:
 
 
 def corrected_entropy(runs: Runs, samples: int, name: str) -> Tensor:
-    """Return the entropy (G,) in bits of each snapshot's counts, with the correction `name`."""
+    """Return the entropy (G,) in bits by each snapshot's counts `runs` of `samples` rows, corrected by `name`."""
     device = runs.codes.device
     runs = Runs(runs.lengths.cpu(), runs.offsets.cpu(), runs.codes.cpu())
     if name == "chao-shen":
         return _chao_shen(runs, samples).to(device)
     table, k = log_table(samples, "plug-in" if name == "miller-madow" else name)
     mean = weigh(runs, table).to(torch.float64) / float(samples * 2**k)
+    # The entropy is a constant, or a term for unseen codes, less the mean of what codes add.
     value = torch.full_like(mean, float(np.log2(samples)))
     if name == "jackknife":
         # N H - (N - 1) mean H_(-i) with H = log N - sum / N: what no code adds is N log N - (N - 1) log (N - 1).

@@ -121,7 +121,7 @@ def joint_runs(ordered: Tensor, bits: int) -> tuple[Runs, Runs]:
 
 
 def _runs_from(new: np.ndarray | Tensor) -> Runs:
-    """Return the runs that begin where `new` (G, N) is True; `new` is overwritten."""
+    """Return the runs, the stretches of equal keys, that begin where `new` (G, N) is True; `new` is overwritten."""
     if not isinstance(new, Tensor):
         return Runs(*map(torch.from_numpy, _runs_from_numpy(new)))
     offsets = torch.zeros(len(new) + 1, dtype=torch.int64, device=new.device)
@@ -210,10 +210,10 @@ class Digitizer(Protocol):
     digits: int
 
     def __call__(self, values: Tensor, first: int, probing: bool) -> Tensor:
-        """Cells of `values` (s, n, U), in any dtype; may be scratch of the digitizer.
+        """Return the cells of `values` (s, n, U), in any dtype, as (s, n, U * `digits`).
 
-        `values` begins at snapshot `first` of the block, and is of all units, or `far_apart`. The last axis of
-        the result is `digits` times longer.
+        `values` begins at snapshot `first` of the block; with `probing` it has only the units that `far_apart` takes.
+        The next call may overwrite the result.
         """
         ...
 
@@ -283,7 +283,10 @@ class Labels:
 
 @dataclass
 class Group:
-    """Counts of some snapshots: of codes, of codes with labels, and what duplicated inputs need."""
+    """Counts of G snapshots: of codes `t`, of pairs of code and label `ty`, and what inputs with several rows need.
+
+    For these, `tx` are counts of pairs of code and input, `txy` of code, input and label.
+    """
 
     t: Runs
     ty: Runs
@@ -313,7 +316,7 @@ class _Wider(Exception):
 
 
 class _Counter:
-    """Counts groups of snapshots of one block with keys and buffers that serve all of them."""
+    """Counts the codes of one block, group by group of snapshots, with keys and buffers that serve all groups."""
 
     def __init__(self, t: Tensor, labels: Labels, digitize: Digitizer) -> None:
         """Choose how many snapshots make a group, and whether the label is in the keys and few units come first."""
@@ -388,7 +391,10 @@ class _Counter:
         return out
 
     def _count_early(self, block: Tensor, first: int) -> Group | None:
-        """Return exact counts of one snapshot from a few units where they separate nearly all rows, else None."""
+        """Return the exact counts of one snapshot if a few of its units tell most rows apart; else None.
+
+        Only rows that are equal on these units, up to a quarter of all, are then looked at in all units.
+        """
         self.digitize.inspect(block, first)
         samples = self.labels.samples
         some = far_apart(block)
@@ -396,7 +402,7 @@ class _Counter:
         ordered = sort_rows(keys.clone())[0]
         repeated = ordered[1:][ordered[1:] == ordered[:-1]]
         tied = torch.isin(keys[0], torch.unique_consecutive(repeated)).nonzero()[:, 0]
-        # Only rows that are equal on the few units have to be told apart by all units; a quarter may be.
+        # `tied`: rows that equal another on the few units, which have to be told apart by all units.
         if len(tied) > samples // 4:
             return None
         if not len(tied):

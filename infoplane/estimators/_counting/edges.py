@@ -39,8 +39,9 @@ class Rule(NamedTuple):
     ----------
     n_bins : int
     distinct : bool
-        Every value counts once, however often it occurs; the first edge is then the sentinel and the last the
-        maximum. Otherwise values count as often as they occur.
+        Every value counts once, however often it occurs; the first edge is then the sentinel, a number that values
+        should not lie below, such as 0 after a ReLU, and the last edge is the maximum. Otherwise values count as often
+        as they occur, and there is no sentinel.
     separate : bool
         The smallest value, too, has a cell of its own, and neither it nor the largest counts for the others.
     """
@@ -55,9 +56,10 @@ class Rule(NamedTuple):
         return self.n_bins + 2 + int(self.separate) if self.distinct else self.n_bins - 1
 
     def ranks(self, count: Tensor, alone: Tensor) -> Tensor:
-        """Return ranks (R, E), from 0, of the edges but the sentinel among `count` (R,) sorted values; -1 for no edge.
+        """Return the ranks (R, E), from 0, at which sorted values become edges (the sentinel aside); -1 for no edge.
 
-        `alone` (R,) tells whether the first of these values is the smallest of its row: none lies at the sentinel.
+        `count` (R,) is how many values each row has; with `distinct` how many different ones above the sentinel, and
+        `alone` (R,) tells whether the first of these is the smallest value of its row: no value lies at the sentinel.
         """
         count, last = count[:, None], count[:, None] - 1
         k = torch.arange(self.n_bins, device=count.device)
@@ -84,6 +86,7 @@ class Edges(NamedTuple):
     least, most : (R,)
         Extremes of the row; not finite where a value of the row is not.
     sentinel : (R,)
+        The number that was given for it, or the minimum of the row.
     """
 
     edges: Tensor
@@ -101,7 +104,7 @@ def row_edges(values: Tensor, low: float | None, rule: Rule) -> Edges:
 
 
 def _edges_of_rows(values: Tensor, low: float | None, rule: Rule) -> Edges:
-    """Return the edges of each row of `values` (R, M), for as many rows as are sorted together."""
+    """Return what `row_edges` does, for rows few enough to be sorted together: the edges of each row (R, M)."""
     ordered = sort_rows(values.clone(memory_format=torch.contiguous_format))
     least, most = ordered[:, 0].clone(), ordered[:, -1].clone()
     sentinel = least if low is None else torch.full_like(least, low)
@@ -123,8 +126,11 @@ def _edges_of_rows(values: Tensor, low: float | None, rule: Rule) -> Edges:
 
 
 def _first_occurrences(ordered: Tensor, sentinel: Tensor) -> tuple[Tensor, Tensor]:
-    """Return where sorted rows (R, M) have a new value above the sentinel, and how many in each block."""
-    # (R, blocks, block) bool, and (R, blocks) int64.
+    """Mark where sorted rows (R, M) have a value above `sentinel` (R,) for the first time; return marks and counts.
+
+    Rows are cut into blocks of `_BLOCK` values: the marks are (R, blocks, `_BLOCK`) bool, the counts of marks
+    in each block (R, blocks) int64.
+    """
     rows, width = ordered.shape
     new = torch.zeros((rows, -(-width // _BLOCK), _BLOCK), dtype=torch.bool, device=ordered.device)
     # Both libraries have these calls; those of numpy are up to ten times faster on a CPU.
@@ -183,13 +189,13 @@ class EdgeCells:
     """
 
     def __init__(self, edges: Tensor) -> None:
-        """Cells are 0 to E: below all edges, ..., at or above all."""
+        """Keep the edges. Cells are 0, below all edges, to E, at or above all of them."""
         self.edges = edges.contiguous()
         self.low, self.radix, self.digits = 0, edges.shape[2] + 1, 1
         self.scratch = Scratch()
 
     def __call__(self, values: Tensor, first: int, probing: bool) -> Tensor:
-        """Return the cells of `values` (s, n, U), from snapshot `first` on; `probing`: only of units `far_apart`."""
+        """Return the cells of `values` (s, n, U), from snapshot `first` on; `probing`: of few units (`far_apart`)."""
         edges = self.edges[first : first + len(values)] if len(self.edges) > 1 else self.edges
         if probing and edges.shape[1] > 1:
             edges = far_apart(edges, 1)
@@ -232,7 +238,7 @@ class HalfCells:
     """
 
     def __init__(self, t: Tensor, low: float | None, rule: Rule) -> None:
-        """Make the tables of all snapshots of `t` (S, N, U), and `found`, their edges."""
+        """Find the edges of all snapshots of `t` (S, N, U), `found`, and make their tables; `low` as in `row_edges`."""
         self.t, self.low, self.radix, self.digits = t, 0, rule.edges + 1, 1
         self.tables = np.zeros((len(t), 2**16), dtype=np.uint8)
         # Used for one piece of a snapshot after the other, to mark the values in it as seen.
@@ -277,10 +283,11 @@ class HalfCells:
 
 
 def run_edges(read: Read, low: float | None, rule: Rule, per_unit: bool) -> Tensor:
-    """Return bin edges that hold for a whole run, (1 or U, E), rising, found in bounded memory.
+    """Return bin edges that hold for a whole run, rising, found in bounded memory: (1, E), or (U, E) with `per_unit`.
 
-    The first edge is the sentinel or the minimum, the last lies just above the maximum. `read()` iterates the blocks
-    (S, N, U) of the run, finite and widened, as often as it is called: more than once where they exceed the memory.
+    The first edge is the sentinel or the minimum, the last lies just above the maximum. The sentinel is `low`, or the
+    minimum for None. `read()` iterates the blocks (S, N, U) of the run, finite and widened, as often as it is called:
+    more than once where they exceed the memory.
     """
     rows, units, width = 0, 0, 0  # `width`: values of one unit over the run
     for block in read():
@@ -310,13 +317,16 @@ def _collect(read: Read, start: int, stop: int) -> Tensor:
 
 
 def _edges_of(values: Tensor, low: float | None, rule: Rule) -> Tensor:
-    """Return edges (R, E) of rows (R, M) that fit in memory, with both ends of the run."""
+    """Return the edges (R, E) of rows `values` (R, M) that fit in memory, those at both ends of the run included."""
     found = row_edges(values.contiguous(), low, rule)
     return _framed(found.edges, found.sentinel if rule.distinct else found.least, found.most, rule)
 
 
 def _framed(edges: Tensor, first: Tensor, most: Tensor, rule: Rule) -> Tensor:
-    """Return the edges (R, E) with `first` in front, if it is missing, and one just above the maximum `most` behind."""
+    """Return rising edges (R, E'): those given, one just above the maximum `most` (R,), and `first` (R,) if missing.
+
+    `first` is the lowest edge, which edges of distinct values have already.
+    """
     above = torch.nextafter(most, torch.full_like(most, torch.inf))
     parts = [edges, above[:, None]] if rule.distinct else [first[:, None], edges, above[:, None]]
     # Padding with +inf stands before the frame: put it behind.
@@ -324,7 +334,11 @@ def _framed(edges: Tensor, first: Tensor, most: Tensor, rule: Rule) -> Tensor:
 
 
 def _edges_by_ranges(read: Read, low: float | None, rule: Rule) -> Tensor:
-    """Return edges (1, E) of values too many for the memory, read range by range: once to count, once for the edges."""
+    """Return the edges (1, E) of all values of a run that has too many for the memory.
+
+    The run is read once for its extremes, and then range by range of values, twice: to count the values, and to take
+    the edges. `low` is the sentinel, or None for the minimum.
+    """
     least, most, dtype = np.inf, -np.inf, torch.float32
     for block in read():
         dtype = block.dtype
@@ -334,7 +348,7 @@ def _edges_by_ranges(read: Read, low: float | None, rule: Rule) -> Tensor:
     sentinel = least if low is None else float(torch.tensor(low, dtype=dtype, device="cpu"))
     start = sentinel if rule.distinct else -np.inf
     count = torch.tensor([sum(int(w.sum()) for _, w in _ranges(read, start, most, rule.distinct))], device="cpu")
-    # The edges are order statistics: first how many values there are, which gives the ranks, then the values at these.
+    # The edges are the values at certain ranks, which follow from the number of values.
     ranks = rule.ranks(count, torch.tensor([least > sentinel], device="cpu"))[0].numpy()
     edges, before = np.full(ranks.shape, np.inf), 0  # `before`: values in the ranges before this one
     for values, weights in _ranges(read, start, most, rule.distinct):
@@ -349,9 +363,13 @@ def _edges_by_ranges(read: Read, low: float | None, rule: Rule) -> Tensor:
 
 
 def _ranges(read: Read, lower: float, most: float, distinct: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield sorted values above `lower` and how often each counts, range by range, as many as can be held."""
-    # Each range takes one reading of the run. When there are too many values, the larger half goes: `upper` says up to
-    # where this range is complete, and the next one begins there.
+    """Yield the different values from `lower` (left out) to `most`, and how often each counts, range by range.
+
+    Both are arrays (n,), the values rising, at most `LIMIT` of them. With `distinct` each value counts once. Every
+    range takes one reading of the run.
+    """
+    # When there are too many values, the larger half is dropped. `upper` then says up to where this range is complete,
+    # and the next one begins there.
     while lower < most:
         values, weights, upper = np.empty(0), np.empty(0, dtype=np.int64), np.inf
         for block in read():

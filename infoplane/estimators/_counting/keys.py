@@ -60,12 +60,12 @@ def collision_bound(samples: int, units: int, radix: int, classes: int = 1) -> f
 
 
 def _prime(free: int, hashes: int) -> int:
-    """Return the largest prime p with p**hashes <= 2**free: the modulus of so many hashes in `free` bits."""
+    """Return the largest prime p with p**hashes <= 2**free: the modulus if `hashes` hashes have to fit `free` bits."""
     return prime_below(int(2 ** (free / hashes)))
 
 
 def _multipliers(limit: int, shape: tuple[int, ...], like: Tensor) -> Tensor:
-    """Return random whole numbers of this shape in [0, limit), the same at every call, type and device of `like`."""
+    """Return random whole numbers of this shape in [0, limit), the same at every call, in the type of `like`."""
     generator = torch.Generator().manual_seed(_SEED)
     return torch.randint(0, limit, shape, generator=generator, device="cpu", dtype=torch.int64).to(like)
 
@@ -189,7 +189,7 @@ class HashedKeys(RowKeys):
             out.bitwise_left_shift_(self.reserved).add_(base.to(torch.int64))
 
     def _product(self, cells: Tensor, slab: slice) -> Tensor:
-        """Return what the units of a slab add to each hash, (hashes, rows), modulo the prime."""
+        """Return what the units of a slab (a block of columns) add to each hash, (hashes, rows), modulo the prime."""
         return self._residue(torch.mm(self.weights[:, slab], cells[:, slab].T))
 
     def _residue(self, value: Tensor) -> Tensor:

@@ -25,8 +25,11 @@ _CACHED = 2**17
 
 @functools.lru_cache(maxsize=1)
 def _running_counts(class_counts: tuple[int, ...], draws: int, seed: int, device: torch.device) -> Tensor:
-    """Return counts (N + 1, draws * (K - 1)) int32: row n has those of each class among the first n shuffled labels."""
-    # The last class is left out. Kept from call to call: all layers and steps of a run share their labels.
+    """Return counts (N + 1, draws * (K - 1)) int32: row n has those of each class among the first n shuffled labels.
+
+    The last of the K classes is left out.
+    """
+    # Kept from call to call (`lru_cache`): all layers and steps of a run share their labels.
     drawn = _shuffled(torch.tensor(class_counts, device="cpu"), draws, seed).numpy()
     running = np.zeros((draws, len(class_counts) - 1, drawn.shape[1] + 1), dtype=np.int32)
     for k in range(running.shape[1]):
@@ -74,7 +77,7 @@ class ShuffledLabels:
         return self._by_sorting(runs) if self.running is None else self._by_running_counts(runs, self.running)
 
     def _by_running_counts(self, runs: Runs, running: Tensor) -> Tensor:
-        """Return the sums (G, draws) from running counts: at the end of a code less at its beginning, by class."""
+        """Return what `joint_sums` does: class counts of a code are differences of running counts."""
         lengths, total = runs.lengths, torch.cumsum(runs.lengths, 0)
         # `ends` (M,): where the rows of each code end, counted from the first row of its snapshot.
         base = torch.cat([total.new_zeros(1), total])[runs.offsets[:-1]]
@@ -94,7 +97,7 @@ class ShuffledLabels:
         return segment_sums(torch.cat(out), runs.offsets)
 
     def _by_sorting(self, runs: Runs) -> Tensor:
-        """Return the same sums by sorting the pairs (code, shuffled label) for each draw: for many classes."""
+        """Return what `joint_sums` does, by sorting the pairs (code, shuffled label) of each draw: for many classes."""
         # `code` and `place` are (rows,): the code of each row, and its place in its snapshot, where its label is found.
         lengths, owner = runs.lengths, runs.snapshot_of_run()
         code = torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths)
@@ -112,7 +115,7 @@ class ShuffledLabels:
 
 
 def _by_falling_count(runs: Runs, samples: int) -> Runs:
-    """Return the counts of at least 2 of each snapshot, in falling order; `samples` is N."""
+    """Return the runs with each snapshot's counts in falling order, counts of 1 left out; `samples` is N."""
     runs = runs.repeated()
     # One number for snapshot and count, which rises as the count falls.
     key = runs.snapshot_of_run() * (samples + 1) + (samples - runs.lengths)
