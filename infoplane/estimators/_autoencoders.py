@@ -128,7 +128,7 @@ class Autoencoders:
         for fold, numbers in enumerate(self.rows.read):
             code[:, numbers] = codes[:, fold]
             for s in range(len(self.z)):
-                found = _left(residuals[s, fold].double())
+                found = _residual_coordinates(residuals[s, fold].double())
                 left[s, numbers, : found.shape[1]] = found
         return {"code": code, "left": left}
 
@@ -220,7 +220,7 @@ def bytes_of_autoencoders(samples: int, units: int, others: int, folds: int) -> 
     return folds * 4 * (5 * weights + 2 * batch) + 12 * samples * units + 8 * samples * LEFT
 
 
-def _left(residual: Tensor) -> Tensor:
+def _residual_coordinates(residual: Tensor) -> Tensor:
     """Return the principal coordinates (n, r) of a residual (n, U) with a variance above `LEAST`, a tenth of a unit."""
     # Those of small variance may well be curved functions of the code, that is, nothing new.
     code = principal_code(residual, LEFT)[0]

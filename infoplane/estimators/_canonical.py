@@ -260,7 +260,10 @@ def ratio_terms(u: Tensor, v: Tensor, correlations: Tensor) -> RatioTerms:
 
 
 def gaussian_log_ratio(u: Tensor, v: Tensor, correlations: Tensor) -> Tensor:
-    """Return log q(u_i, v_j) / q(u_i) q(v_j) (..., n, m), nats, of (..., n, r), (..., m, r), correlations (..., r)."""
+    """Return log q(u_i, v_j) / q(u_i) q(v_j) in nats, (..., n, m), of Gaussian rows u (..., n, r) and v (..., m, r).
+
+    Each coordinate of u has its correlation, of `correlations` (..., r), with the same coordinate of v.
+    """
     terms = ratio_terms(u, v, correlations)
     out = terms.scaled @ v.mT
     out -= terms.of_u[..., :, None]

@@ -16,7 +16,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 from infoplane.core.device import on_accelerator
-from infoplane.estimators._distances import TIE, Keys, Metric, counts_in_blocks, settled
+from infoplane.estimators._distances import TIE, Keys, Metric, counts_after_measuring, counts_in_blocks
 
 Array = npt.NDArray[Any]
 
@@ -75,7 +75,7 @@ class _CountsWithin:
             self._count(cells, met)
         found = torch.from_numpy(self.found.reshape(2, -1)[:, : self.count])
         pairs = [torch.from_numpy(pair) for pair in self.pairs]
-        return settled(self.keys, self.radius, found, pairs)
+        return counts_after_measuring(self.keys, self.radius, found, pairs)
 
     def _batches(self) -> Iterator[tuple[Array, Array]]:
         """Yield cells (B,), and the cells that each of them meets (B, W), padded with M: a cell far from all rows."""

@@ -131,7 +131,7 @@ def _equal_neighbours(ordered: Tensor) -> Tensor:
     return torch.from_numpy((values[:, 1:] == values[:, :-1]).view(np.uint8).sum(1, dtype=np.int32))
 
 
-def _noticed(
+def _guessed_inputs(
     found: Mapping[str, Quantity], t: Tensor, y: Tensor, x: Tensor | None, x_ids: Tensor | None
 ) -> list[tuple[Tensor, list[int]]]:
     """Look for rows that are copies of one input, and return guesses: input ids (N,), and the snapshots they hold for.
@@ -193,7 +193,7 @@ def checked(estimate: Estimate) -> Estimate:
             return blank_intervals(estimate(self, t, y, **more))
         with raised(_NOTICING):
             found = estimate(self, t, y, **more)
-            for ids, snapshots in _noticed(found, t, y, more.get("x"), more.get("x_ids")):
+            for ids, snapshots in _guessed_inputs(found, t, y, more.get("x"), more.get("x_ids")):
                 # All snapshots again, since a range or width that was not prepared is that of the whole block.
                 found = _replaced(found, estimate(self, t, y, **{**more, "x_ids": ids}), snapshots)
         return blank_intervals(found)
@@ -220,20 +220,20 @@ def content_halves(layer: Tensor, y: Tensor, most: int) -> tuple[Tensor, Tensor]
 def content_keys(layer: Tensor, y: Tensor) -> Tensor:
     """Return keys (N,) int64 from the values and the label of each row, the same for units in any order."""
     # Sums over labels, rows and units wrap in int64, which does not depend on their order either.
-    own = _mixed(bits_of(y[:, None] if y.ndim == 1 else y))
-    own = _mixed((own * odd_numbers(own.shape[1]).to(own.device)).sum(1))  # (N,) of the label or target alone
+    own = _scrambled(bits_of(y[:, None] if y.ndim == 1 else y))
+    own = _scrambled((own * odd_numbers(own.shape[1]).to(own.device)).sum(1))  # (N,) of the label or target alone
     step = max(1, _IN_CACHE // layer.shape[1])
     parts = [slice(start, start + step) for start in range(0, len(layer), step)]
     # Each unit has a signature made of its values and their labels, so that rows (0, 1) and (1, 0) differ.
     signature = torch.zeros(layer.shape[1], dtype=torch.int64, device=layer.device)
     for rows in parts:
-        signature += _mixed(_mixed(bits_of(layer[rows])) ^ own[rows, None]).sum(0)
-    signature = _mixed(signature)
-    keys = [_mixed(_mixed(bits_of(layer[rows])) ^ signature).sum(1) for rows in parts]
-    return _mixed(torch.cat(keys) ^ own)
+        signature += _scrambled(_scrambled(bits_of(layer[rows])) ^ own[rows, None]).sum(0)
+    signature = _scrambled(signature)
+    keys = [_scrambled(_scrambled(bits_of(layer[rows])) ^ signature).sum(1) for rows in parts]
+    return _scrambled(torch.cat(keys) ^ own)
 
 
-def _mixed(key: Tensor) -> Tensor:
+def _scrambled(key: Tensor) -> Tensor:
     """Return the keys (int64) scrambled, so that every bit of a result depends on every bit of its key."""
     # As in the hash function splitmix64: shifts bring high bits down, products with odd factors carry low bits up.
     key = (key ^ (key >> 32)) * -7046029254386353131

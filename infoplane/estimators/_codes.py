@@ -75,7 +75,7 @@ def coded(block: Tensor, dims: int, k: int, seed: int) -> Code:
     index, times = _repeats(rows)
     # Loose rows repeat without being an atom. Where they are more than chance makes, they are ranked (one coordinate)
     # or spread over their cells (several); a spread block is then split into coordinates anew.
-    tied = max(_share(times > 1), _often(block) if block.shape[1] <= dims else 0.0)
+    tied = max(_share(times > 1), _frequent_share(block) if block.shape[1] <= dims else 0.0)
     loose, spread = (times > 1) & (index == 0), 0.0
     if rows.shape[1] == 1 and (_share(loose) > _FEW or bool((times[loose] > k).any())):
         rows, spread = _normal_scores(rows, index == 0, seed), _share(loose)
@@ -101,7 +101,7 @@ def _share(rows: Tensor) -> float:
     return float(rows.double().mean())
 
 
-def _often(block: Tensor) -> float:
+def _frequent_share(block: Tensor) -> float:
     """Return, of that unit of (N, D) where it is largest, the share of rows whose value at least `ATOM` rows have."""
     numbered = (numbered_rows(unit[:, None].double()) for unit in block.T)
     return max(_share(counts[number] >= ATOM) for number, counts in numbered)

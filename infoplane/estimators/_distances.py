@@ -235,11 +235,11 @@ def counts_in_blocks(keys: Keys, radius: Tensor, known: Tensor) -> tuple[Tensor,
 
     `known` (N,) says how many ties, rows at just this distance, each row is known to have.
     """
-    counts = tallied(keys, radius, torch.arange(keys.count, device=radius.device))
-    return decided(keys, radius, known, counts)
+    counts = counts_by_limits(keys, radius, torch.arange(keys.count, device=radius.device))
+    return decided_counts(keys, radius, known, counts)
 
 
-def tallied(keys: Keys, radius: Tensor, own: Tensor) -> Tensor:
+def counts_by_limits(keys: Keys, radius: Tensor, own: Tensor) -> Tensor:
     """Return how many rows are surely within `radius` (N,) of each of `own` (n,), and how many may be: (2, n) int64."""
     columns, found = slice(0, padded(keys.count)), [own.new_zeros(2, 0)]
     for part in keys.tiles(own, columns.stop) if len(own) else ():
@@ -247,8 +247,8 @@ def tallied(keys: Keys, radius: Tensor, own: Tensor) -> Tensor:
     return torch.cat(found, 1)
 
 
-def decided(keys: Keys, radius: Tensor, known: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what `counts_in_blocks` does, from the `counts` (2, N) that `tallied` gives for all rows."""
+def decided_counts(keys: Keys, radius: Tensor, known: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what `counts_in_blocks` does, from the `counts` (2, N) that `counts_by_limits` gives for all rows."""
     columns, pairs = slice(0, padded(keys.count)), []
     # Keys between the limits may be ties or not. Where they are as many as the known ties, they are these ties. The
     # others (`pairs`) are measured at the end, and until then count as farther than the radius.
@@ -261,7 +261,7 @@ def decided(keys: Keys, radius: Tensor, known: Tensor, counts: Tensor) -> tuple[
         else:
             counts[1, part] = counts[0, part]
             pairs.append(torch.stack([part[row], column]))
-    return settled(keys, radius, counts, pairs)
+    return counts_after_measuring(keys, radius, counts, pairs)
 
 
 def sums(flags: Tensor) -> Tensor:
@@ -272,7 +272,7 @@ def sums(flags: Tensor) -> Tensor:
     return ((flags.view(torch.int64).sum(-1) * _FOUR_ONES) >> 48) & 0xFFFF
 
 
-def settled(keys: Keys, radius: Tensor, found: Tensor, pairs: list[Tensor]) -> tuple[Tensor, Tensor]:
+def counts_after_measuring(keys: Keys, radius: Tensor, found: Tensor, pairs: list[Tensor]) -> tuple[Tensor, Tensor]:
     """Return how many other rows lie within `radius` (N,) of each row: with ties, and without, (N,) int64 each.
 
     `found` (2, N) are the counts so far: without ties, and with. `pairs`, each (2, n) row numbers, are not in them:

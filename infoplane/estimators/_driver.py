@@ -204,7 +204,7 @@ def _stacked(numbers: list[Number], device: torch.device) -> Tensor:
 
 
 class Null(NamedTuple):
-    """The same estimate where there is nothing to know: mean, 2.5 and 97.5 % points (S,) over shuffled labels.
+    """What an estimate reads by chance: its mean, 2.5 and 97.5 % points (S,) over shuffles of the labels.
 
     Without points the mean is exact, over all shuffles. A value that exceeds the upper point by no more than `slack`
     exceeds it by rounding.

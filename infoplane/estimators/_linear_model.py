@@ -191,13 +191,13 @@ def fit(
     working = design.new_ones(shape[:2], dtype=torch.bool) if active is None else active
     place = torch.arange(shape[0], device=design.device)[:, None], torch.arange(shape[1], device=design.device)
 
-    def own(numbers: Tensor) -> Tensor:
+    def cast(numbers: Tensor) -> Tensor:
         """Return the numbers in the type that this fit works in: float64 if it is exact, else float32."""
         return numbers if exact else numbers.float()
 
-    penalty, weights, scores = own(penalty.expand(*shape[:2], 1, columns)), own(start.weights), own(start.scores)
+    penalty, weights, scores = cast(penalty.expand(*shape[:2], 1, columns)), cast(start.weights), cast(start.scores)
     left = _Working(
-        own(design), own(squares), penalty, weights, scores, loss, rows, ~working, working, tolerance, place
+        cast(design), cast(squares), penalty, weights, scores, loss, rows, ~working, working, tolerance, place
     )
     found = Fit(left.weights.clone(), left.scores.clone(), ~working)
     for _ in range(MAX_STEPS):

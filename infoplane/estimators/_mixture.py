@@ -134,7 +134,7 @@ def log2_ratio_mean(size: Tensor | float, sums: Tensor) -> Tensor:
 
 
 def positive_std(std: float, layer: Tensor) -> float:
-    """Return `std`, a divisor; for 0 a number so small beside the values of `layer` that only equal rows overlap."""
+    """Return `std`, or for 0 a divisor so small beside the values of `layer` that only equal rows overlap."""
     if std > 0:
         return std
     largest = float(torch.maximum(layer.max(), -layer.min()))

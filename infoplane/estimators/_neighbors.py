@@ -25,14 +25,14 @@ from infoplane.estimators._distances import (
     TIE,
     Keys,
     Metric,
-    decided,
+    counts_by_limits,
+    decided_counts,
     extent,
     groups_of,
     integers_serve,
     lengths,
     lengths_to_all,
     padded,
-    tallied,
 )
 
 Array = npt.NDArray[Any]
@@ -230,7 +230,7 @@ def _nearest_by_blocks(
     index, limit = (torch.cat(each) for each in zip(*found, strict=True))
     distance, index, unsafe = _proven(spaces, own, index, limit, k)
     if len(unsafe) * len(own) <= _CHUNK:  # all distances of a few rows take less time than part by part
-        distance[unsafe], index[unsafe] = _of_all(spaces, unsafe, parts, k)
+        distance[unsafe], index[unsafe] = _nearest_of_all(spaces, unsafe, parts, k)
         return distance, index
     for part in parts:
         few = unsafe[(unsafe >= part.start) & (unsafe < part.stop)] if sizes else unsafe
@@ -246,11 +246,11 @@ def _measured(spaces: list[Keys], own: Tensor, part: slice, k: int) -> tuple[Ten
     distance, index, left = _proven(spaces, own, *_candidates(spaces, own, part, k + _SPARE), k)
     for few in torch.split(left, max(1, _CHUNK // spaces[0].count)) if len(left) else ():
         at = torch.searchsorted(own, few)
-        distance[at], index[at] = _of_all(spaces, few, [part], k)
+        distance[at], index[at] = _nearest_of_all(spaces, few, [part], k)
     return distance, index
 
 
-def _of_all(spaces: list[Keys], own: Tensor, parts: list[slice], k: int) -> tuple[Tensor, Tensor]:
+def _nearest_of_all(spaces: list[Keys], own: Tensor, parts: list[slice], k: int) -> tuple[Tensor, Tensor]:
     """Return distances and indices (n, k) of the k nearest to the rows `own` (n,) in their own part, by all distances.
 
     `parts` are consecutive, and the rows `own` are in them.
@@ -403,8 +403,8 @@ def _counted_in_blocks(x: Points, y: Points, k: int, counted: Counted) -> tuple[
         within, known = _reach(points, own, index, distance, counted)
         if i in wide:
             moved = (within != radius[i]).nonzero()[:, 0]  # their neighbours took longer to find
-            tally[i][:, moved] = tallied(space, within, moved)
-            found = decided(space, within, known, tally[i])
+            tally[i][:, moved] = counts_by_limits(space, within, moved)
+            found = decided_counts(space, within, known, tally[i])
         else:
             found = points.within(within, known)
         counts.append(found[0 if counted != "open" else 1])

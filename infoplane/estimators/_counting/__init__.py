@@ -171,13 +171,13 @@ class CellCounts(Problem):
         single = mostly_single(found["codes"], found["singles"])
         most = math.log2(labels.samples)  # every sample a code of its own
         ceilings = {"I(X;T)": self.h_x, "H(T)": most, "I(X;T|Y)": self.h_x_given_y, "I(T;Y)": self.h_y}
-        at = dict(zip(ceilings, h_t.new_tensor(list(ceilings.values())).unbind(), strict=True))
+        tops = dict(zip(ceilings, h_t.new_tensor(list(ceilings.values())).unbind(), strict=True))
         # Where a quantity is saturated.
         full = {n: single | (found[n] >= top) if top > 0 else single for n, top in ceilings.items()}
 
         def plain(name: str, flags: Flags, **more: Any) -> dict[str, Quantity]:
             """Return the uncorrected quantity `name` with its ceiling and these flags, as a dict by its name."""
-            return _binned(name, found[name], flags, full[name], ceiling=at[name], **more)
+            return _binned(name, found[name], flags, full[name], ceiling=tops[name], **more)
 
         out = plain("I(X;T)", of_inputs) | plain("H(T)", common) | plain("I(X;T|Y)", {**of_labels, **of_inputs})
         null: Null | None = None
@@ -200,7 +200,7 @@ class CellCounts(Problem):
             if labels.distinct:  # else I(X;T) is less than H(T)
                 out |= _binned(f"I(X;T) {name}", h_t, of_t, full["I(X;T)"])
             out |= _binned(f"H(T) {name}", h_t, of_t, full["H(T)"])
-            out |= _binned(f"I(T;Y) {name}", value, of_pairs, at_top, ceiling=at["I(T;Y)"])
+            out |= _binned(f"I(T;Y) {name}", value, of_pairs, at_top, ceiling=tops["I(T;Y)"])
         return out
 
 

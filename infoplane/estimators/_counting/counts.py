@@ -104,7 +104,10 @@ def find_runs(ordered: Tensor) -> Runs:
 
 
 def joint_runs(ordered: Tensor, bits: int) -> tuple[Runs, Runs]:
-    """Return counts of keys without their `bits` low bits, and of whole keys; rows of `ordered` (G, N) are sorted."""
+    """Return the counts of keys without their `bits` low bits, the label, and those of whole keys.
+
+    Each row of `ordered` (G, N) has the keys of one snapshot, sorted.
+    """
     # Both libraries have these calls; those of numpy cost a third.
     lib: Any = torch if on_accelerator(ordered.device) else np
     keys, flag = (ordered, torch.bool) if lib is torch else (ordered.numpy(), bool)

@@ -99,7 +99,10 @@ class RowKeys(ABC):
 
 
 def row_keys(units: int, radix: int, low: int, reserved: int, device: torch.device) -> RowKeys:
-    """Return the fastest keys for rows of `units` cells in [low, low + radix): exact where they fit, else hashes."""
+    """Return the fastest keys for rows of `units` cells in [low, low + radix): exact where they fit, else hashes.
+
+    `reserved` low bits are left for a label. Raises ValueError if there are too many different cells for a hash.
+    """
     radix = max(radix, 2)
     # Hashes multiply cells as they are, which may be negative: `magnitude` is the largest size of a cell.
     free = 63 - reserved
