@@ -303,7 +303,10 @@ def class_nats(rows: Tensor, y: Tensor) -> float:
 
 
 def residual_nats(h: HeldOut) -> float:
-    """Return the `knn` information in nats of leading u about the residuals of leading v on them: 0 for Gaussians."""
+    """Return the `knn` information in nats between the leading canonical coordinates u and the residuals of v on them.
+
+    Between Gaussians there is none.
+    """
     u, v = (rows[:, :LEADING] - rows[:, :LEADING].mean(0) for rows in (h.u, h.v))
     # The slope of these rows rather than rho: the error of a fitted rho in many units is no misfit of the model.
     return pair_nats(u, v - u @ (torch.linalg.pinv(u) @ v))

@@ -273,7 +273,8 @@ def propagate(
 
 def left_out(channel: Channel, spans: list[Span], generator: torch.Generator) -> Tensor:
     """Return log2 of the sums of ratios to all other rows, (2 pairs, n) float64; -inf where no other row is met."""
-    # Without the own ratio of 1 the sum may be of any size: it is not cut from below, where that would lower a bound.
+    # Sums without the own ratio of 1 may be as small as they like. So exponents are not cut from below, which would
+    # enlarge the sums and lower a bound.
     sums = torch.full((2 * channel.pairs, channel.count), -torch.inf, dtype=torch.float64, device=channel.device)
     for a in spans:
         start = channel.start(a, generator)

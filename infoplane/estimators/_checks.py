@@ -115,7 +115,8 @@ def _may_be_copied(t: Tensor, snapshots: Tensor) -> Tensor:
     for unit in sorted({0, t.shape[2] // 2, t.shape[2] - 1}):
         values = t[:, :, unit].index_select(0, snapshots)
         values = widened(values) if t.is_floating_point() else values.to(torch.int64)
-        # Where D / 3 of D different rows come again, N - D >= D / 3, so N - D >= N / 4 sorted neighbours are equal.
+        # If a third of the D different rows come again, N - D is D / 3 or more, and so N / 4 or more. As many sorted
+        # values, at least, equal the one before.
         snapshots = snapshots[4 * _equal_neighbours(sort_rows(values)) >= t.shape[1]]
         if not len(snapshots):
             break
@@ -161,11 +162,11 @@ def _replaced(whole: Mapping[str, Quantity], other: Mapping[str, Quantity], at: 
     """Return the quantities of `whole`; for the snapshots `at` (indices) those of `other`, with the flag `ties`."""
     # A flag that either raises stays; a quantity that `other` does not give keeps its value.
     out = {}
-    for name, q in whole.items():
-        off = torch.zeros(len(q.value), dtype=torch.bool, device=q.value.device)
+    for name, quantity in whole.items():
+        off = torch.zeros(len(quantity.value), dtype=torch.bool, device=quantity.value.device)
         here = off.index_fill(0, torch.tensor(at, device=off.device), True)
-        flags = {"ties": off, **q.flags}
-        numbers = {part: getattr(q, part) for part in ("value", "low", "high", "ceiling")}
+        flags = {"ties": off, **quantity.flags}
+        numbers = {part: getattr(quantity, part) for part in ("value", "low", "high", "ceiling")}
         if name in other:
             for part, now in numbers.items():
                 new = getattr(other[name], part)
@@ -173,7 +174,7 @@ def _replaced(whole: Mapping[str, Quantity], other: Mapping[str, Quantity], at: 
                     numbers[part] = torch.where(here, new, now)
             flags |= {flag: flags.get(flag, off) | (on & here) for flag, on in other[name].flags.items()}
         flags["ties"] = flags["ties"] | here
-        out[name] = dataclasses.replace(q, flags=flags, **numbers)
+        out[name] = dataclasses.replace(quantity, flags=flags, **numbers)
     return out
 
 

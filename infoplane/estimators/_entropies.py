@@ -68,6 +68,7 @@ def pair_information(a: Code, b: Code, k: int) -> Part:
     """Return the information of two codes: of the atoms of either with the other, and of rows that are in no atom."""
     # Let A be the atom of b's row, or "none". It is a function of b, so I(a;b) = I(a;A) + P(none) I(a;b|none) exactly.
     # First the atoms of b are split off so, then in the rows that are left those of a, with both codes exchanged.
+    # Crowded rows have no entropy: they are left out.
     crowded = a.crowded | b.crowded
     if bool(crowded.any()):
         return _without(crowded, pair_information(a.part(~crowded), b.part(~crowded), k))
@@ -81,6 +82,7 @@ def pair_information(a: Code, b: Code, k: int) -> Part:
 
 def class_information(a: Code, y: Tensor, k: int) -> Part:
     """Return the information of a code and classes (N,): atoms are counted, of other rows h(a) - sum_y p(y) h(a|y)."""
+    # Crowded rows equal too many others to have an entropy: they are left out and counted as unused.
     if bool(a.crowded.any()):
         return _without(a.crowded, class_information(a.part(~a.crowded), y[~a.crowded], k))
     rest = a.index == 0
@@ -143,8 +145,8 @@ def _classes(code: Tensor, y: Tensor, k: int) -> Part:
 
 def _entropy_of_class(members: Tensor, k: int) -> Part:
     """Return the entropy of the rows (n, D) of one class, whitened if they are more than twice as many as D."""
-    # Of fewer rows the covariance would be chance.
     k = min(k, len(members) - 1)
+    # Of fewer rows the covariance would be chance.
     return _entropy(*(whiten(members) if len(members) > 2 * members.shape[1] else (members, 0.0, False)), k)
 
 

@@ -174,7 +174,7 @@ def fold_of_row(x_ids: Tensor, folds: int, seed: int) -> Tensor:
     inputs = int(x_ids.max()) + 1
     if inputs < folds:
         raise ValueError(f"a cross-fit over {folds} folds needs as many different inputs, got {inputs}")
-    # Folds have the first of the four streams of a seed; `probe` draws from the others.
+    # Each seed stands for four generators, of which this is the first; `probe` draws from the others.
     generator = torch.Generator().manual_seed(4 * seed)
     place = torch.randperm(inputs, generator=generator, device="cpu").to(x_ids.device)
     return (place % folds)[x_ids]

@@ -30,6 +30,8 @@ class MixtureProblem(Problem):
         Rows that the mixture is made of: all, or the first of each input.
     classes : Grouping
         Of these rows; one class where targets are continuous.
+    pairs : (n,) int64
+        Number of each row's pair of input and class.
     targets : (n, k) or None
         Continuous targets in units of their noise; None for classes, and where no target varies.
     h_x, h_y, given_y : () float64

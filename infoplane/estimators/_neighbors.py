@@ -426,6 +426,7 @@ def _nearest_from_tree(x: Points, y: Points, k: int, listed: bool) -> tuple[Tens
 
     If no tree has the norm of the joint space, a tree gives lists of candidates, but only where `listed` allows it.
     """
+    # The norm of the joint space is the max norm if that is the norm of both blocks; in one unit all norms are alike.
     if x.metric == "max" or x.units == y.units == 1:
         joint = Points(torch.cat([x.rows, y.rows], dim=1), "max", tree=x.wish)
         return joint.nearest(k) if joint.uses_tree else None

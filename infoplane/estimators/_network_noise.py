@@ -62,11 +62,11 @@ def checked_by_labels(found: dict[str, Quantity]) -> dict[str, Quantity]:
     # it is I(X;T) that is wrong.
     either = less if lower is None else less & (lower.value < of_x.value)
     doubts = {"I(X;T)": less, "I(T;Y)": either}  # (S,)
-    for name, q in found.items():
+    for name, quantity in found.items():
         pair = name.split(" ")[0]  # as in "I(T;Y) inside"
-        if q.bound == "point" and pair in doubts:
-            flags = {**q.flags, "unreliable": q.flags["unreliable"] | doubts[pair]}
-            found = {**found, name: replace(q, flags=flags)}
+        if quantity.bound == "point" and pair in doubts:
+            flags = {**quantity.flags, "unreliable": quantity.flags["unreliable"] | doubts[pair]}
+            found = {**found, name: replace(quantity, flags=flags)}
     return found
 
 

@@ -44,8 +44,8 @@ class Folds(NamedTuple):
         training, checking = ([rows.nonzero()[:, 0] for rows in fold_rows.cpu()] for fold_rows in (fitted, validation))
         place = torch.arange(min(max(map(len, checking)), MOST_CHECKED), device="cpu")
         checked = []
-        # Of many rows some are drawn, at random for they may be in the order of their classes. A fold that has fewer
-        # than another takes all of its own, the first of them again.
+        # Of many rows some are drawn, at random since they may be in the order of their classes. A fold that has fewer
+        # rows than another takes all of its own, and the first ones again.
         for rows, fold_seed in zip(checking, seeds, strict=True):
             order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(fold_seed), device="cpu")
             checked.append(rows[order][place % len(rows)].sort().values)

@@ -47,20 +47,20 @@ def continued(found: Mapping[str, Quantity], parts: Sequence[Quantities], *, cla
     full = {name: (grown[name].abs() > GROWN) | found[name].flags["saturated"] for name in names}
     full["I(T;Y)"] = torch.stack([*full.values()]).any(0)
     out: dict[str, Quantity] = {}
-    for name, q in found.items():
+    for name, quantity in found.items():
         if name not in names:
-            out |= {} if name.endswith(" null") else {name: q}  # bounds are of the law already
+            out |= {} if name.endswith(" null") else {name: quantity}  # bounds are of the law already
             continue
-        value = torch.where(full[name], float("nan"), q.value + grown[name])
-        half = _half_width(q, [part[name].value for part in parts])
+        value = torch.where(full[name], float("nan"), quantity.value + grown[name])
+        half = _half_width(quantity, [part[name].value for part in parts])
         out[name] = dataclasses.replace(
-            q,
+            quantity,
             value=value,
             low=value - half,
             high=value + half,
-            ceiling=q.ceiling if name == "I(T;Y)" and classes else None,
+            ceiling=quantity.ceiling if name == "I(T;Y)" and classes else None,
             estimand=ESTIMAND,
-            flags={**q.flags, "saturated": full[name]},
+            flags={**quantity.flags, "saturated": full[name]},
         )
     return out
 
@@ -103,7 +103,10 @@ def refuse_whole_population(x_ids: Tensor, x: Tensor | None) -> None:
 
 
 def _combinations(x: Tensor, samples: int) -> float:
-    """Return how many inputs combine the values of the features `x` (N, F); infinite if unknown, or clearly enough."""
+    """Return how many inputs the values of the features `x` (N, F) combine to.
+
+    It is infinite if not known, or if above ten times `samples`, where the exact number plays no part.
+    """
     possible = 1
     for column in x.T:
         values = len(torch.unique(column))

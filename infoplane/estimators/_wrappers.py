@@ -41,7 +41,10 @@ class Wrapper:
     estimator: Any
 
     def __post_init__(self) -> None:
-        """Build the estimator inside from a spec, settings or class, and take over its name, targets, promises."""
+        """Build the estimator inside from a spec, settings or class, and take over its name, targets and promises.
+
+        Raises TypeError for anything else.
+        """
         check_settings(self)
         inner = self.estimator
         if isinstance(inner, str):

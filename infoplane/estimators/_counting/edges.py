@@ -199,7 +199,7 @@ class EdgeCells:
         edges = self.edges[first : first + len(values)] if len(self.edges) > 1 else self.edges
         if probing and edges.shape[1] > 1:
             edges = far_apart(edges, 1)
-        # Rows for counting are what shares its edges: whole snapshots, or their single units.
+        # Values that have their edges in common make a row: whole snapshots, or single units of a snapshot.
         if edges.shape[1] == 1:
             rows = values.reshape(len(values), -1)
             return self._count(rows, edges[:, 0]).view(values.shape)
@@ -329,7 +329,7 @@ def _framed(edges: Tensor, first: Tensor, most: Tensor, rule: Rule) -> Tensor:
     """
     above = torch.nextafter(most, torch.full_like(most, torch.inf))
     parts = [edges, above[:, None]] if rule.distinct else [first[:, None], edges, above[:, None]]
-    # Padding with +inf stands before the frame: put it behind.
+    # Rows with fewer edges have been filled up with +inf: sorting puts these behind the last edge.
     return torch.cat(parts, dim=1).sort(dim=1).values
 
 
