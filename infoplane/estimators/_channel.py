@@ -314,7 +314,7 @@ def propagate_jointly(
         for b in spans:
             both = zip(t.ratios(a, start_t, b), y.ratios(a, start_y, b), strict=True)
             for s, (ratio_t, ratio_y) in enumerate(both):
-                if s == 0:
+                if s == 0:  # the null is of the first draw alone
                     for r, (channel, start) in enumerate(zip(shuffled, drawn, strict=True)):
                         other = next(iter(channel.ratios(a, start, b)))
                         null[0, r, a.rows].add_(other.sum(1))

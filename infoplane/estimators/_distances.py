@@ -240,7 +240,10 @@ def counts_in_blocks(keys: Keys, radius: Tensor, known: Tensor) -> tuple[Tensor,
 
 
 def counts_by_limits(keys: Keys, radius: Tensor, own: Tensor) -> Tensor:
-    """Return how many rows are surely within `radius` (N,) of each of `own` (n,), and how many may be: (2, n) int64."""
+    """Return how many rows are surely within `radius` (N,) of each of the rows `own` (n,), and may be: (2, n) int64.
+
+    A row counts itself.
+    """
     columns, found = slice(0, padded(keys.count)), [own.new_zeros(2, 0)]
     for part in keys.tiles(own, columns.stop) if len(own) else ():
         found.append(torch.stack(keys.tally(keys.between(part, columns), keys.limits(radius[part], part))))

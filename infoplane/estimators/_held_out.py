@@ -155,6 +155,7 @@ class Targets(SquaredLoss):
         `seed` is that of the random signs which show what chance would do.
         """
         slope, z, direction = _score_test(self.residuals(held_out), features, seed)
+        # The last is the second derivative of half the squared error along the direction.
         return _material(slope, z, direction.square().sum(1).mean(1))
 
     def residuals(self, held_out: Tensor) -> Tensor:

@@ -81,7 +81,7 @@ class MixtureProblem(Problem):
     def saturated(self, found: dict[str, Tensor], i_xt: str, i_ty: str, ceiling: Tensor) -> Tensor:
         """Return (S,) whether I(T;Y) is at its `ceiling` only because all samples are told apart: any labels would do.
 
-        `i_xt` and `i_ty` are the keys in `found` of I(X;T) and I(T;Y).
+        Where every input has a class of its own, it is taken to be. `i_xt` and `i_ty` are the keys in `found` of I(X;T) and I(T;Y).
         """
         return (at_ceiling(found[i_xt], self.h_x) & at_ceiling(found[i_ty], ceiling)) | self.class_per_input
 

@@ -143,6 +143,7 @@ def _equal_share(rows: Tensor) -> float:
 
 def repeated_share(rows: Tensor) -> float:
     """Return, of that unit of (N, D) where it is largest, the share of samples whose value another sample has."""
+    # A value is repeated if it equals the one before or behind it in ascending order.
     ordered = rows.sort(dim=0).values
     same = ordered[1:] == ordered[:-1]
     edge = torch.zeros_like(same[:1])
@@ -198,7 +199,8 @@ def _by_terms(cases: Tensor) -> Tensor:
     """Return E psi(inside + M) (n,) of cases (n, 4) = (inside, shell, own, place): see `mean_digamma_of_rank`."""
     inside, shell, own, place = (c[:, None].double() for c in cases.T)
     others = shell - own
-    before = torch.arange(int(others.max()) + 1, device=cases.device).double()  # of the other classes
+    # How many samples of the shell, of the other classes, come before the neighbour: M = place + before.
+    before = torch.arange(int(others.max()) + 1, device=cases.device).double()
     valid = before <= others
     x = place + torch.minimum(before, others)
     log_p = _log_choose(x - 1, place - 1) + _log_choose(shell - x, own - place) - _log_choose(shell, own)

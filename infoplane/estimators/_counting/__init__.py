@@ -142,6 +142,7 @@ class CellCounts(Problem):
         if self.shuffled is not None:
             out["null"] = self.shuffled.joint_sums(group)
         if self.config.corrections:
+            # Whether most pairs of code and class were seen once.
             out["thin"] = mostly_single(group.ty.codes, group.ty.singles)
         for name in self.config.corrections:
             h_t, h_ty = (corrected_entropy(runs, self.samples, name) for runs in (group.t, group.ty))
