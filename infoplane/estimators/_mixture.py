@@ -81,7 +81,8 @@ class MixtureProblem(Problem):
     def saturated(self, found: dict[str, Tensor], i_xt: str, i_ty: str, ceiling: Tensor) -> Tensor:
         """Return (S,) whether I(T;Y) is at its `ceiling` only because all samples are told apart: any labels would do.
 
-        Where every input has a class of its own, it is taken to be. `i_xt` and `i_ty` are the keys in `found` of I(X;T) and I(T;Y).
+        It is always taken to be where every input has a class of its own. `i_xt` and `i_ty` are the keys of I(X;T) and
+        I(T;Y) in `found`.
         """
         return (at_ceiling(found[i_xt], self.h_x) & at_ceiling(found[i_ty], ceiling)) | self.class_per_input
 
