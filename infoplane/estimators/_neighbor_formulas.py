@@ -156,7 +156,7 @@ def digamma(n: int) -> Tensor:
 
 
 def mean_digamma_of_rank(inside: Tensor, shell: Tensor, own: Tensor, place: Tensor) -> Tensor:
-    """Return E psi(m) for the rank m, among all samples, of a neighbour of the own class that is tied with others.
+    """Return E psi(m) for the rank m, among all samples, of a neighbour of the own class that may have ties.
 
     `inside` samples are closer than it. The shell, all samples at its distance, has `shell` samples, `own` of them of
     the own class, in random order; the neighbour is the `place`-th of these. So m = inside + M, with M negative
