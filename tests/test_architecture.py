@@ -117,7 +117,7 @@ TAKEN_BY_FIGURES = {
     "overview": {"FLAG_WORDS", "shared_words"},
     "scales": {"by_scale"},
     "trajectories": {"Ceiling", "Grid"},
-    "views": {"RECORDED", "Selection", "Series", "by_looking", "choose", "match_layers", "metric_group", "options"}
+    "views": {"RECORDED", "Selection", "Series", "advice_words", "choose", "match_layers", "metric_group", "options"}
     | {"settings_words"},
     "limits": {"HUGE", "axis_limits", "drawable", "widened"},
     "summary": {"Compression", "Summary", "at_common_steps", "compression", "over_runs", "upper_fence"},

@@ -20,10 +20,10 @@ from infoplane.results import ResultTable
 from infoplane.results.losses import loss_words, losses
 from infoplane.results.overview import FLAG_WORDS
 from infoplane.results.trajectories import Ceiling, Grid
-from infoplane.results.views import Series, by_looking
+from infoplane.results.views import Series, advice_words
 
 UNMARKED = ("degenerate", "few_samples", "out_of_domain", "unreliable")
-"""Flags of wrong values that figures do not mark, and so count in words."""
+"""Flags of doubtful values that no mark in a figure shows: the caption counts them."""
 LONG_LABEL, MOST_HIDDEN, MOST_NAMED = 30, 3, 2
 """Letters from which on a label has two lines; hidden layers, and panels, that a caption names."""
 
@@ -57,9 +57,9 @@ class Shown(Brief):
 
 
 def shown(series: Series, grid: Grid, *more: str, steps: ArrayLike | None = None) -> dict[str, Any]:
-    """Return {field of `Shown`: its value} for the quantity in `grid`; `more` is put at the end of the caption.
+    """Return the fields of `Shown`, as {name: value}, for the quantity in `grid`.
 
-    Doubtful values are counted at these `steps`, by default at all.
+    The caption ends with the parts `more`. It counts the doubtful values at these `steps` (by default at all).
     """
     caption = [*about(series, (grid,), steps=steps), *more]
     common = {"label": axis_label(grid.quantity, grid.unit), "unit": grid.unit, "layers": grid.layers}
@@ -67,7 +67,7 @@ def shown(series: Series, grid: Grid, *more: str, steps: ArrayLike | None = None
 
 
 def axis_label(quantity: str, unit: str) -> str:
-    """Return the label of an axis, such as "I(X;T) [bits]"; the unit of a long one is on a second line."""
+    """Return the label of an axis, such as "I(X;T) [bits]"; where it would be long, the unit is on a second line."""
     name = safe_text(quantity, limit=60)
     if not unit:
         return name
@@ -84,10 +84,10 @@ def about(
     Doubtful values are counted in the grids that are `drawn` (by default `grids`) at these `steps` (by default all).
     """
     parts = [", ".join([safe_text(series.estimator), *(safe_text(words, limit=48) for words in series.words)])]
-    parts += by_looking(series.table, series.estimator, series.settings, series.runs)
+    parts += advice_words(series.table, series.estimator, series.settings, series.runs)
     parts += series.method_words(*(grid.quantity for grid in grids))
     sizes = series.n_samples
-    if sizes[-1] > 0:  # what weights alone say has no samples
+    if sizes[-1] > 0:  # estimates from the weights alone use no samples, and their N is 0
         n = number(sizes[0]) if len(sizes) == 1 else f"{number(sizes[0])} to {number(sizes[-1])}"
         parts.append(f"N = {n}" + ("" if series.subset == "all" else f" ({safe_text(series.subset)})"))
     parts += series.unlabelled
@@ -106,34 +106,34 @@ def about(
 
 
 def doubt_words(grids: Iterable[Grid], steps: ArrayLike | None = None) -> list[str]:
-    """Return captions such as "too few samples: 3 of 60 values", one for each raised flag that no mark shows.
+    """Return parts of a caption such as "too few samples: 3 of 60 values", one for each flag of `UNMARKED` that occurs.
 
-    Only values at these `steps` count, by default all.
+    Only values at these `steps` (by default all) are counted.
     """
     raised, total = Counter[str](), 0
     for grid in grids:
         chosen = np.isin(grid.steps, grid.steps if steps is None else steps)
         flags = {flag: grid.flag(flag)[chosen] for flag in UNMARKED}
-        # Values that are NaN and have no flag were never estimated.
+        # The total counts values that were estimated: a NaN without a flag was not.
         total += int(np.logical_or.reduce([np.isfinite(grid.value[chosen]), *flags.values()]).sum())
         raised.update({flag: int(mask.sum()) for flag, mask in flags.items()})
     return [f"{FLAG_WORDS[flag]}: {count} of {total} values" for flag, count in raised.items() if count]
 
 
 def run_words(run: str) -> str:
-    """Return the name of the only run of a figure as its caption has it: `run seed-0`."""
+    """Return the words by which a caption names the only run of its figure: `run seed-0`."""
     return f"run {safe_text(run, limit=24)}"
 
 
 def hidden_words(series: Series) -> list[str]:
-    """Return the words that name the layers left out by default, in a list that is empty where none is."""
+    """Return ["2 of 5 layers not drawn: fc1, fc2"], which names the layers left out by default, or [] for none."""
     names = [safe_text(layer, limit=24) for layer in series.hidden]
     total = len(names) + len(series.layers)
     return [f"{len(names)} of {total} layers not drawn: {listed(names, MOST_HIDDEN)}"] if names else []
 
 
 def lost_words(table: ResultTable, runs: Iterable[str]) -> list[str]:
-    """Return what is missing or damaged of these runs and of the table's layers, in parts of a caption."""
+    """Return parts of a caption that say which recorded steps of these runs, and of the table's layers, are lost."""
     found = losses(table, list(runs), set(table["layer"].tolist()))
     return [safe_text(words, limit=300) for words in loss_words(found)]
 
@@ -161,12 +161,18 @@ def merged(captions: Mapping[str, Sequence[str]]) -> list[str]:
 
 
 def doubtful(flagged: int, total: int, name: str, mark: str) -> list[str]:
-    """Return words such as "3 of 60 points saturated (hollow)" in a list that is empty where none is flagged."""
+    """Return ["3 of 60 points saturated (hollow)"], or [] where `flagged` is 0.
+
+    `name` is the doubt in words, `mark` how the figure marks such points.
+    """
     return [f"{flagged} of {total} points {name} ({mark})"] if flagged else []
 
 
 def dpi_words(series: Series) -> list[str]:
-    """Return how often the drawn estimate violates the data-processing inequality, or why that is not known."""
+    """Return parts of a caption: how often the estimate violates the data-processing inequality, or why none is given.
+
+    Violations are counted in pairs of neighbouring layers at the same step.
+    """
     methods = " of one method" if len(series.by_method("I(X;T)")) > 1 else ""
     words = [f"DPI violated in {100 * row.share:.3g} % of {number(row.pairs)} pairs{methods}" for row in series.dpi()]
     about_runs = series.table.meta.get("runs", {})

@@ -53,7 +53,10 @@ CEILING_LABEL = "_infoplane_ceiling"
 def step_colorbar(
     ax: Axes | Sequence[Axes], norm: Normalize, steps: FloatArray, look: Look, label: str, *, aspect: float = 28
 ) -> None:
-    """Draw the colour bar of the steps, ticked at 0 and the decades where the scale is logarithmic."""
+    """Draw the colour bar of the steps beside `ax`, with `label` beside the bar.
+
+    On a logarithmic scale the ticks are at 0 and at powers of ten. `aspect` is the length of the bar over its width.
+    """
     bar = colorbar(ax, ScalarMappable(norm=norm, cmap=step_colormap(look["cmap"])), look, label, aspect=aspect)
     if bar is None:
         return
@@ -68,12 +71,15 @@ def step_colorbar(
 def colorbar(
     ax: Axes | Sequence[Axes], drawn: ScalarMappable, look: Look, label: str, *, aspect: float
 ) -> Colorbar | None:
-    """Draw a colour bar and return it; None where the figure is to have none."""
+    """Draw the colour bar of what was `drawn`, and return it; None where `look` asks for no colour bar.
+
+    `aspect` is the least length of the bar as a multiple of its width.
+    """
     if not look["colorbar"]:
         return None
     first = ax if isinstance(ax, Axes) else ax[0]
     figure = figure_of(first)
-    # Beside panels one above the other a bar is long, and would be as much thicker.
+    # Beside panels one above the other a bar is long: this keeps it from being wider than 1.3 font sizes.
     aspect = max(aspect, 0.7 * figure.get_figheight() * 72 / (1.3 * float(mpl.rcParams["font.size"])))
     if is_own(first) or figure.get_layout_engine() is None or not isinstance(ax, Axes):
         bar = figure.colorbar(drawn, ax=ax, aspect=aspect, pad=0.02)
@@ -85,7 +91,10 @@ def colorbar(
 
 
 def apart(ticks: Sequence[float], place: Callable[[float], float], gap: float) -> list[float]:
-    """Return the ticks without those that `place` puts nearer than `gap` to the one chosen before."""
+    """Return the ticks without those that stand nearer than `gap` to the last one kept.
+
+    `place` gives the position of a tick, in the unit of `gap`; ticks are ascending.
+    """
     chosen: list[float] = []
     for tick in ticks:
         if not chosen or place(tick) - place(chosen[-1]) >= gap:
@@ -94,9 +103,10 @@ def apart(ticks: Sequence[float], place: Callable[[float], float], gap: float) -
 
 
 def step_axis(ax: Axes, steps: FloatArray, *, log: bool | None) -> None:
-    """Put the steps on the x axis: a logarithmic one, linear below the first step so that it has a 0, or a linear one.
+    """Set scale, limits and ticks of the x axis for these steps; ValueError where there are none.
 
-    With `log=None` it is logarithmic where the steps span over two decades.
+    The axis is logarithmic or linear as `log` says; with None it is logarithmic where the steps span over two decades.
+    A logarithmic axis is linear from 0 to the first positive step, so that it has room for step 0.
     """
     if steps.size == 0:
         raise ValueError("no steps to draw")
@@ -128,7 +138,10 @@ def row_axis(ax: Axes, rows: Sequence[LayerLook]) -> None:
 
 
 def name_rows(ax: Axes, rows: Sequence[LayerLook], *, most: int | None = None) -> None:
-    """Write the names of rows on the y axis; of more than `most` rows, only every second, third, ... has its name."""
+    """Write the names of rows on the y axis, at most `most` of them (by default all).
+
+    Of more rows only every second, third, ... is named.
+    """
     every = -(-len(rows) // (most or len(rows)))  # rounded up
     ax.set_yticks(range(0, len(rows), every), [row.name for row in rows[::every]])
     ax.tick_params(axis="y", length=0)
@@ -137,15 +150,15 @@ def name_rows(ax: Axes, rows: Sequence[LayerLook], *, most: int | None = None) -
 
 
 def beside_rows(ax: Axes) -> float:
-    """Return the share of the figure's width that is left beside the names of the rows."""
+    """Return the share of the figure's width that is left beside the names on the y axis."""
     widest = max(text_width(text.get_text(), small_size(0.5)) for text in ax.get_yticklabels())
     return 0.9 - widest / slot_width(ax)  # a tenth is left to the margins
 
 
 def measured(label: str, caption: Sequence[str], look: Look, width: float) -> str:
-    """Return the label of an axis; in a figure without a caption the estimator and its settings follow on new lines.
+    """Return the label of an axis; in a figure that shows no caption, with estimator and settings on further lines.
 
-    These lines are at most `width` points wide.
+    These stand in the first part of `caption`. Lines are broken at `width` points.
     """
     if look["caption"] or not caption:
         return label
@@ -158,9 +171,10 @@ def highest(ceilings: Iterable[Ceiling | None]) -> Ceiling | None:
 
 
 def draw_ceilings(ax: Axes, *, x: Ceiling | None = None, y: Ceiling | None = None, named: bool = True) -> None:
-    """Draw a dotted line at each ceiling within the limits, and write its name if they are to be `named`.
+    """Draw a dotted line at the ceilings of the x and y axis, where they are within the limits.
 
-    The name of a ceiling beyond the limits stands at that edge of the axes. Call it when the limits are final.
+    If `named`, write the name of each, also of one beyond the limits: that stands at the edge of the axes, with an
+    arrow. Call this when the limits are final.
     """
     line: dict[str, Any] = {"color": FAINT, "linewidth": 0.7, "linestyle": DOTTED, "zorder": 1}
     for upright, ceiling in ((True, x), (False, y)):
@@ -174,7 +188,10 @@ def draw_ceilings(ax: Axes, *, x: Ceiling | None = None, y: Ceiling | None = Non
 
 
 def name_ceiling(ax: Axes, ceiling: Ceiling, *, upright: bool, inside: bool) -> None:
-    """Write the name of a ceiling, that of the x axis if `upright`, at its line or at the edge beyond which it lies."""
+    """Write the name of a ceiling at its line if that is `inside` the limits, else at the edge beyond which it lies.
+
+    The line of a ceiling of the x axis is `upright`; that of the y axis is not.
+    """
     at, unit = (ceiling.value, "data") if inside else (1.0, "axes fraction")
     style: dict[str, Any] = {"textcoords": "offset points", "fontsize": small_size(), "color": FAINT, "zorder": 1.5}
     if upright:
@@ -191,7 +208,7 @@ def draw_points(ax: Axes, x: Array, y: FloatArray, hollow: BoolArray, layer: Lay
     style = {"color": layer.color, "marker": layer.marker, "linestyle": "none", "zorder": 4, "clip_on": False, **style}
     for open_marker in (False, True):
         at = hollow == open_marker
-        if at.any():  # an unclipped line without points would stretch the layout to the figure's corner
+        if at.any():  # without points nothing is drawn: the layout would make room for an unclipped empty line
             face = "white" if open_marker else layer.color
             tag(ax.plot(x[at], y[at], markerfacecolor=face, **style), layer.key, "points")
 
@@ -219,9 +236,9 @@ def legend(
 ) -> Any:
     """Draw and return a legend at most `share` of the figure's width wide; None where the figure is to have none.
 
-    In a figure that was made here it stands above the axes, and the figure grows by it; in a figure of the caller's it
-    stands below the axes, or in free space inside where nothing keeps room for it. `labels` are by default those of
-    the handles.
+    In a figure that was made here the legend stands above the axes, and the figure becomes higher by as much. In the
+    caller's figure it stands below the axes, or inside them where the figure has no layout that makes room for it.
+    A place that `look` names comes first. `labels` are by default those of the handles.
     """
     if not handles or look["legend"] is False:
         return None
@@ -254,7 +271,10 @@ def legend(
 
 
 def below_label(ax: Axes) -> ScaledTranslation:
-    """Return the transform that moves the lower edge of the axes to below the label of their x axis."""
+    """Return a translation by the height of what stands below the axes: ticks, their numbers, the label of the x axis.
+
+    A legend that is placed at the lower edge of the axes is moved down by it.
+    """
     ticks, label = (points_of(mpl.rcParams[name]) for name in ("xtick.labelsize", "axes.labelsize"))
     lines = ax.get_xlabel().count("\n") + 1 if ax.get_xlabel() else 0
     # In points: ticks and gaps, then a line of numbers and the lines of the label, 1.3 font sizes each.
@@ -263,21 +283,28 @@ def below_label(ax: Axes) -> ScaledTranslation:
 
 
 def most_columns(widths: Sequence[float], room: float) -> int:
-    """Return the largest number of columns, filled row by row, that are together no wider than `room`; at least 1."""
+    """Return the largest number of columns that fit into `room`, at least 1.
+
+    Entries of these `widths` fill the columns row by row; a column is as wide as its widest entry.
+    """
     counts = range(len(widths), 1, -1)
     return next((n for n in counts if sum(max(widths[column::n]) for column in range(n)) <= room), 1)
 
 
 def limits(values: FloatArray, ceiling: Ceiling | None, *, unit: str = BIT) -> tuple[float, float]:
-    """Return limits that hold these values, and the ceiling if the values then still fill two fifths of the axis."""
+    """Return limits (low, high) that hold these values, and the ceiling where values then still fill 2/5 of the axis.
+
+    `unit` is that of the values; a span in bits has a least size.
+    """
     return axis_limits(values, None if ceiling is None else ceiling.value, unit=unit)
 
 
 def cut(band: FloatArray, values: FloatArray, ceiling: Ceiling | None) -> FloatArray:
-    """Return one edge of a band, cut at 0 and at the ceiling, but never inside the range of the band's `values`.
+    """Return one edge of a band, clipped to the range from 0 to the ceiling; without a ceiling unchanged.
 
-    Uncut, the interval of a mean of two runs is many times wider than anything the quantity can be, and so would be
-    the axis. Without a ceiling nothing is cut.
+    Where `values`, around which the band is drawn, leave this range, it is widened to hold them. The interval of a
+    mean of two runs can be many times wider than the range of the quantity: unclipped, it would set the limits of the
+    axis.
     """
     known = values[np.isfinite(values)]
     if ceiling is None or not known.size:  # nothing says where to cut
@@ -287,7 +314,7 @@ def cut(band: FloatArray, values: FloatArray, ceiling: Ceiling | None) -> FloatA
 
 @dataclass(frozen=True)
 class Label:
-    """A direct label: text that belongs to a point, in data coordinates."""
+    """A label written beside the point (x, y), in data coordinates; `key` is that of the layer it names, if any."""
 
     x: float
     y: float
@@ -304,9 +331,9 @@ def end_of(x: Array, y: FloatArray, layer: LayerLook) -> Label:
 def draw_line(
     ax: Axes, x: Array, y: FloatArray, layer: LayerLook, *, part: str = "mean", marked: bool = False, **style: Any
 ) -> list[Label]:
-    """Draw a line through the points that have a number, `marked` at the last, and return its label.
+    """Draw a line through the points whose y is finite, and return its label as a list: [] where no y is finite.
 
-    The label is in a list, which is empty where no point has a number. `part` is the id of the line within its layer.
+    If `marked`, the last point gets a marker. `part` is the last part of the id by which the line is found again.
     """
     known = np.isfinite(y)
     if not known.any():
@@ -321,7 +348,7 @@ def draw_line(
 
 
 def draw_null(ax: Axes, x: Array, null: FloatArray, layer: LayerLook) -> None:
-    """Draw a faint dotted line through the same quantity of one layer on shuffled labels."""
+    """Draw a thin dotted line through the `null` of a layer: the same quantity on shuffled labels."""
     tag(ax.plot(x, null, color=layer.color, linewidth=0.8, linestyle=CHANCE, zorder=2), layer.key, "null")
 
 
@@ -332,15 +359,16 @@ GAPS = (4.0, 7.0, 11.0, 16.0, 23.0, 32.0, 44.0, 60.0)
 def place_labels(
     anchors: FloatArray, sizes: FloatArray, obstacles: FloatArray, frame: Box, *, radius: float = 1.0
 ) -> FloatArray:
-    """Offsets (L, 2), from anchor to the centre of each label; NaN for one that has no free place.
+    """Return offsets (L, 2) from the anchor to the centre of each label; NaN for a label without a free place.
 
-    Greedy: for each label the candidate of least cost among 16 directions and 8 distances, of those that cover
-    neither an obstacle nor another label and lie within the frame. All in points.
+    Labels are placed one after the other. Each takes the cheapest of the candidates in 16 directions and at 8
+    distances that lie within the frame and cover neither an obstacle nor a label placed before. A candidate costs more
+    the further away it is, and where its leader crosses that of another label. All lengths are in points.
 
     Parameters
     ----------
     anchors, sizes : (L, 2)
-        Where each label belongs; its width and height.
+        The point that each label names; the label's width and height.
     obstacles : (M, 2)
         Points that stay uncovered, with `radius` around them.
     frame : (x0, y0, x1, y1)
@@ -374,9 +402,10 @@ def place_labels(
 def is_free(
     low: FloatArray, high: FloatArray, placed: Sequence[Box], obstacles: FloatArray, frame: Box, radius: float
 ) -> BoolArray:
-    """Return a mask (C,): which boxes lie within the frame and cover neither obstacles (M, 2) nor labels `placed`.
+    """Return a mask (C,) of the boxes that lie within the frame and cover neither obstacles nor `placed` labels.
 
-    `low` and `high` (C, 2) are the corners of the boxes; `radius` is kept free around each obstacle.
+    `low` and `high` (C, 2) are the lower left and upper right corners of the boxes; obstacles (M, 2) are points, and
+    `radius` around each of them is kept free, too.
     """
     free = np.all((low >= frame[:2]) & (high <= frame[2:]), axis=1)
     for other in placed:  # labels keep 5 points apart side by side, 1 above each other
@@ -398,11 +427,10 @@ def _cross(a: FloatArray, b: FloatArray, c: FloatArray, d: FloatArray) -> bool:
 
 
 def direct_labels(ax: Axes, labels: Sequence[Label], obstacles: FloatArray) -> list[Label]:
-    """Write each label beside its point, with a thin leader where it is far away, and return those without room.
+    """Write each label beside its point, with a thin leader where it is far away; return the labels that had no room.
 
-    `obstacles` (M, 2), in data coordinates, are points that no label may cover.
-
-    Call it last: the axes' limits and layout must be final.
+    `obstacles` (M, 2), in data coordinates, are points that no label may cover. Call this last: the limits and the
+    layout of the axes must be final.
     """
     offsets, size = free_places(ax, labels, obstacles)
     leader = {"arrowstyle": "-", "linewidth": 0.5, "color": FAINT, "shrinkA": 0, "shrinkB": 2}
@@ -421,7 +449,10 @@ def label_size(label: Label, size: float) -> FloatArray:
 
 
 def leader_length(label: Label, offset: FloatArray, size: float) -> float:
-    """Return the distance, in points, from a label's point to its edge, with its centre `offset` (2,) away."""
+    """Return the distance from a label's point to the nearest edge of its text, in points.
+
+    `offset` (2,) leads from the point to the centre of the text, which is written in a font of `size` points.
+    """
     return float(np.hypot(*np.maximum(np.abs(offset) - label_size(label, size) / 2, 0)))
 
 
@@ -442,10 +473,10 @@ def free_places(ax: Axes, labels: Sequence[Label], obstacles: FloatArray) -> tup
     to_points = 72.0 / figure.dpi
     anchors = ax.transData.transform([(label.x, label.y) for label in labels]) * to_points
     taken = [artist.get_window_extent() for artist in ax.texts if artist.get_label() == CEILING_LABEL]
-    # 8 x 8 points stand for the text of a ceiling, which labels must not cover.
+    # Labels must not cover the name of a ceiling: 8 x 8 points over its text become obstacles.
     boxes = [np.stack(np.meshgrid(*np.linspace(b.min, b.max, 8).T), axis=-1).reshape(-1, 2) for b in taken]
     points = np.concatenate([ax.transData.transform(obstacles.reshape(-1, 2)), *boxes]) * to_points
-    # One is enough of points that fall together to within a third of a point.
+    # Obstacles that coincide to a third of a point are counted once, which saves time.
     points = np.unique(np.round(points * 3), axis=0) / 3
     sizes = np.array([label_size(label, size) for label in labels])
     x0, y0, x1, y1 = (float(edge) * to_points for edge in ax.get_window_extent().extents)
@@ -459,7 +490,10 @@ def free_places(ax: Axes, labels: Sequence[Label], obstacles: FloatArray) -> tup
 
 
 def write_label(ax: Axes, label: Label, place: tuple[float, float], coords: Any, **style: Any) -> None:
-    """Write the text of a label at `place` in the coordinates `coords`, which may lie outside the axes."""
+    """Write the text of a label at `place`, which may lie outside the axes.
+
+    `coords` are the coordinates of `place`, as Matplotlib's `textcoords`.
+    """
     style |= {"textcoords": coords, "color": text_color(label.color), "annotation_clip": False}
     text = ax.annotate(label.text, (label.x, label.y), place, **style)
     if label.key:
@@ -476,7 +510,8 @@ def spread(positions: FloatArray, gap: float, low: float, high: float) -> FloatA
     if (n - 1) * gap >= high - low:
         out[order] = np.linspace(low, high, n) if n > 1 else (low + high) / 2
         return out
-    # Pool neighbours that are too close, each pool centred on the mean of where its members want to be.
+    # With i * gap taken off the i-th position, "at least `gap` apart" becomes "ascending". Neighbours that are not
+    # ascending are pooled, and each pool stands at the mean of its members (isotonic regression).
     pools: list[tuple[float, int]] = []
     for wanted in np.clip(positions[order], low, high) - gap * np.arange(n):
         pools.append((float(wanted), 1))  # the mean and the number of its members
@@ -489,12 +524,16 @@ def spread(positions: FloatArray, gap: float, low: float, high: float) -> FloatA
 
 
 def end_labels(ax: Axes, labels: Sequence[Label]) -> None:
-    """Write each label at the right edge, at the height of its line's end, moved apart where they are close."""
+    """Write each label beside the right edge of the axes, at the height of its point; close ones are moved apart.
+
+    Where there is no room for all labels, some are left out.
+    """
     if not labels:
         return
     figure = figure_of(ax)
     size = small_size(0.8)
-    # An unseen text as wide as the widest label makes the layout leave the room before heights are measured.
+    # The layout is to leave room for the labels before heights are measured: an invisible text of the width of the
+    # widest label is laid out, and taken away again.
     widest = max(labels, key=lambda label: text_width(label.text, size))
     unseen: dict[str, Any] = {"textcoords": "offset points", "alpha": 0.0, "annotation_clip": False}
     room = ax.annotate(widest.text, (1.0, 0.5), (END_GAP, 0), xycoords="axes fraction", fontsize=size, **unseen)
@@ -508,9 +547,9 @@ def end_labels(ax: Axes, labels: Sequence[Label]) -> None:
         labels = [labels[i] for i in np.unique(np.linspace(0, len(labels) - 1, most).round().astype(int))]
     heights = ax.transData.transform([(label.x, label.y) for label in labels])[:, 1] * to_points
     low, high = box.y0 * to_points + size * 0.3, box.y1 * to_points - size * 0.3
-    # The first of labels at one height stays on top: positions grow upwards, so the last is placed first.
-    # What else comes into a figure of the caller's may make these axes lower.
+    # In a figure of the caller's the axes may become lower later: labels then come nearer to each other.
     gap = (1.15 if is_own(ax) else 1.5) * size
+    # Positions grow upwards and `spread` keeps the order of equal ones: reversed, the first label stays on top.
     placed = spread(np.round(heights)[::-1], gap, low, high)[::-1]
     beside = ax.transAxes + ScaledTranslation(END_GAP / 72, 0, figure.dpi_scale_trans)
     for label, height in zip(labels, placed, strict=True):

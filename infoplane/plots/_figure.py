@@ -54,27 +54,27 @@ DEFAULTS: Mapping[str, Any] = {"against": "step", "caption": True, "style": "scr
 
 
 def keywords(shared: type, *, without: Sequence[str] = ()) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Return a decorator that gives a function the keywords of the TypedDict `shared`, but for those in `without`.
+    """Return a decorator for a function that takes the keys of the TypedDict `shared` as keywords, `**options`.
 
-    The function takes them as `**options`. The decorated one lists them in its signature, passes all of them on, those
-    left out with their default from `DEFAULTS`, and refuses any other keyword with a TypeError.
+    The decorated function has them in its signature, but for those in `without`. It passes all of them on: one that
+    the caller left out gets its default from `DEFAULTS`, or None. Any other keyword is a TypeError.
     """
     hints = {name: hint for name, hint in shared.__annotations__.items() if name not in without}
     defaults = {name: DEFAULTS.get(name) for name in hints}
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        """Return the function with these keywords in its signature; those left out of a call get their default."""
+        """Return the function with these keywords in its signature; one left out of a call gets its default."""
         signature = inspect.signature(function)
         parameters = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
         for name, hint in hints.items():
-            # Hints are not evaluated: they are the texts that stand in the class.
+            # Annotations of the TypedDict are ForwardRef objects: the signature shows their text.
             described = {"default": defaults[name], "annotation": getattr(hint, "__forward_arg__", hint)}
             parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, **described))
         signature = signature.replace(parameters=parameters)
 
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            """Call the function with all keywords, by default those of `DEFAULTS`; TypeError for an unknown keyword."""
+            """Call the function with all shared keywords, given or default; TypeError for an unknown keyword."""
             for name in kwargs:
                 if name not in signature.parameters:
                     raise TypeError(f"{function.__name__}() got an unexpected keyword argument {name!r}")
@@ -88,16 +88,16 @@ def keywords(shared: type, *, without: Sequence[str] = ()) -> Callable[[Callable
 
 
 def selected(options: Options) -> Selection:
-    """Return those of the keywords of a figure that choose rows of the table, without those of its look."""
+    """Return only those keywords of a figure that choose rows of the table; those of its look are left out."""
     return cast(Selection, {name: value for name, value in options.items() if name in Selection.__annotations__})
 
 
 @contextlib.contextmanager
 def canvas(ax: Axes | None, caption: Sequence[str], look: Look, *, aspect: float = 0.75) -> Iterator[Axes]:
-    """Yield the axes to draw in, with `caption` below: the caller's `ax`, or without one those of a new figure.
+    """Yield the axes to draw in, with `caption` below: the caller's `ax`, or the axes of a new figure if it is None.
 
-    A new figure has the style that `look` names until the block ends, and is `aspect` times as high as wide; for axes
-    of the caller the caller's own settings hold.
+    A new figure is `aspect` times as high as wide, and Matplotlib has the settings of the style in `look` until the
+    block ends. In the caller's axes the caller's settings hold.
     """
     with panels(ax, caption, look, aspect=aspect) as (axes,):
         yield axes
@@ -113,10 +113,10 @@ def panels(
     aspect: float = 0.75,
     shows: Sequence[str] = (),
 ) -> Iterator[list[Axes]]:
-    """Yield a list of axes as `canvas` yields one: the caller's, or new ones below each other that share the x axis.
+    """Yield a list of axes: the caller's, or those of a new figure, below each other with one x axis for all.
 
-    There is one for each of `heights`, the ratios of their heights. `shows` are the names of what they show, for the
-    error where the caller gave too few or too many.
+    There is one for each of `heights`, which are the ratios of their heights. ValueError where the caller gave another
+    number of axes; the error lists `shows`, the names of what the panels show. Settings are as in `canvas`.
     """
     if ax is not None:
         with rc_context({"text.usetex": False}):
@@ -135,7 +135,7 @@ def given_axes(
 ) -> list[Axes]:
     """Return the caller's axes as a list, with title and caption; ValueError unless there are `count` of them.
 
-    `shows` are the names of what the panels show, for the error.
+    The error lists `shows`, the names of what the panels show.
     """
     axes = [ax] if isinstance(ax, Axes) else list(ax)
     if len(axes) != count:
@@ -193,9 +193,10 @@ def multiples(
 
 
 def outer_labels(axes: Sequence[Axes], across: int) -> None:
-    """Remove the axis labels of all panels but those at the left and at the bottom, `across` panels being a row.
+    """Keep the labels of y axes in the first column only, and those of x axes in the last row only.
 
-    A panel with an empty place below it keeps the numbers of its ticks, which no other panel would show.
+    Each row has `across` panels, the last may have fewer. A panel above an empty place keeps the numbers of its x
+    axis, since no panel below shows them.
     """
     last_row = len(axes) - (len(axes) % across or across)  # the number of its first panel
     for i, panel in enumerate(axes):
@@ -207,7 +208,7 @@ def outer_labels(axes: Sequence[Axes], across: int) -> None:
 
 
 def grow(figure: Figure, points: float) -> None:
-    """Make a figure so many points higher, the room of what was added above or below, so that the data keep theirs."""
+    """Make a figure `points` higher, to make room for text above or below the axes without making the axes lower."""
     figure.set_figheight(figure.get_figheight() + points / 72)
 
 
@@ -217,16 +218,19 @@ def is_own(ax: Axes) -> bool:
 
 
 def slot_width(ax: Axes) -> float:
-    """Return the width in points of the place of the axes in their figure: the axes and what stands beside them."""
+    """Return the width, in points, of the column of the figure's grid in which the axes stand.
+
+    It holds the axes and what stands beside them, such as the names of rows and a legend.
+    """
     to_points = 72 / figure_of(ax).dpi
     spec = ax.get_subplotspec()
-    if spec is None:  # placed freely: Matplotlib's default gives axes 0.775 of a figure's width
+    if spec is None:  # axes outside a grid: they are taken for 0.775 of the width, as by Matplotlib's default margins
         return float(ax.get_window_extent().width * to_points) / 0.775
     return float(ax.figure.bbox.width * to_points * len(spec.colspan) / spec.get_gridspec().ncols)
 
 
 def figure_of(drawn: Axes | Figure) -> Figure:
-    """Return the outermost figure that axes, or a part of a figure, stand in; ValueError where they stand in none."""
+    """Return the whole figure that the axes belong to, or the figure itself; ValueError for axes without a figure."""
     figure = drawn if isinstance(drawn, Figure) else drawn.get_figure(root=True)
     if figure is None:
         raise ValueError("the axes belong to no figure")
@@ -239,9 +243,9 @@ def panel_height(ax: Axes) -> float:
 
 
 def keep_tick_style(ax: Axes) -> None:
-    """Give the ticks of the axes the look that the current style has, and labels that say their whole value.
+    """Fix the look of the axes' ticks to that of the current style, and make their labels show the whole value.
 
-    Matplotlib makes ticks late, when the style is no longer in force.
+    Matplotlib creates ticks only when a figure is drawn, and by then the settings of the style are no longer in force.
     """
     params: Any = mpl.rcParams
     plain_numbers(ax)
@@ -253,7 +257,11 @@ def keep_tick_style(ax: Axes) -> None:
 
 
 def plain_numbers(ax: Axes) -> None:
-    """Make ticks say their whole value: Matplotlib's "0.02" with a "+9.96" at the end of the axis is read as 0.02."""
+    """Make tick labels show their whole value.
+
+    By default Matplotlib may write "0.02" at a tick and an offset of "+9.96" at the end of the axis, which is easily
+    read as 0.02.
+    """
     for axis in (ax.xaxis, ax.yaxis):
         formatter = axis.get_major_formatter()
         if isinstance(formatter, ScalarFormatter):
@@ -262,13 +270,14 @@ def plain_numbers(ax: Axes) -> None:
 
 
 def add_caption(ax: Axes, parts: Sequence[str], *, own: bool, shown: bool = True) -> None:
-    """Write the parts of a caption under the axes if it is to be `shown`, and in any case where `caption` finds them.
+    """Write a caption, joined from its `parts`, below the axes if it is to be `shown`.
 
-    `own` says that the figure was made here: the caption then runs over its whole width.
+    In any case the figure also holds it as an invisible text, which the function `caption` finds. `own` says that the
+    figure was made here, and not by the caller: its caption is as wide as the figure.
     """
     figure, size = figure_of(ax), small_size()
     text_style: dict[str, Any] = {"ha": "left", "fontsize": size, "color": FAINT}
-    # Unseen and unbroken: what `caption` returns and the file's metadata say.
+    # The invisible text, in one line: `caption` returns it, and `save` writes it into the metadata of the file.
     figure.text(0, 0, "  ·  ".join(parts), visible=False, label=CAPTION_LABEL)
     if not shown:
         return
@@ -286,14 +295,14 @@ def add_caption(ax: Axes, parts: Sequence[str], *, own: bool, shown: bool = True
 
 
 def lower_caption(ax: Axes, points: float) -> None:
-    """Move the caption below axes of the caller's down by so many points."""
+    """Move the caption that stands below the caller's axes down by `points`, to make room for a legend above it."""
     for text in ax.texts:
         if isinstance(text, Annotation) and text.get_gid() == SHOWN_CAPTION:
             text.xyann = (0.0, text.xyann[1] - points)
 
 
 def caption(figure: Axes | Figure) -> str:
-    """What was measured, in one line: the caption of a figure, also of one that does not show it.
+    """Return the caption of a figure in one line, which says what was measured; also where the figure does not show it.
 
     Parameters
     ----------

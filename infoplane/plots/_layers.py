@@ -33,7 +33,7 @@ END_SHARE = 0.17
 
 @dataclass(frozen=True)
 class LayerLook:
-    """One layer in a figure: its key in the table, its name as shown, and its looks."""
+    """One layer in a figure: its key in the table, its name as shown, its colour, marker and line style."""
 
     key: str
     name: str
@@ -53,8 +53,8 @@ def layer_looks(
 ) -> list[LayerLook]:
     """Return one LayerLook for each layer (or group, or run), in order: what `look` asks for, else the usual.
 
-    The usual colours are `colors`, by default those of the palette. Names are shortened to `share` of the width of the
-    figure; `marks` are put behind the names of the layers that have one.
+    The usual colours are `colors`, by default those of the palette. Names are shortened to `share` of the figure's
+    width; `marks`, {layer: mark}, are put behind the names.
     """
     labels = chosen("labels", layers, look["labels"], layers)
     width, size = share * slot_width(ax), small_size(0.6)
@@ -63,16 +63,16 @@ def layer_looks(
     names = [fitted[str(label)] + (marks or {}).get(layer, "") for layer, label in zip(layers, labels, strict=True)]
     markers = [layer_marker(place) for place in places_in_blocks(layers)]
     looks = own_looks(layers, names, look, block_colors(layers) if colors is None else colors, markers)
-    # Beyond eight layers every eight have another line style, which tells apart the layers of a repeated colour.
+    # Colours repeat after eight layers. Each further eight get another line style, which tells them apart.
     return [replace(one, line=layer_line(i // 8 if len(layers) > 8 else 0)) for i, one in enumerate(looks)]
 
 
 def own_looks(
     keys: Sequence[str], names: Sequence[str], look: Look, colors: Sequence[Any], markers: Sequence[Any]
 ) -> list[LayerLook]:
-    """Return one LayerLook for each layer, run or step: with the colours and markers that `look` asks for, else these.
+    """Return one LayerLook for each of `keys` (layers, runs or steps), with the name that the figure shows of it.
 
-    `names` are what the figure shows of the `keys`; all lines are solid.
+    Colours and markers are those that `look` asks for, else `colors` and `markers`; all lines are solid.
     """
     colors, markers = chosen("colors", keys, look["colors"], colors), chosen("markers", keys, look["markers"], markers)
     return [LayerLook(*fields, "-") for fields in zip(keys, names, colors, markers, strict=True)]
@@ -81,9 +81,9 @@ def own_looks(
 def row_looks(
     ax: Axes, layers: Sequence[str], look: Look, *, share: float, marks: Mapping[str, str] | None = None
 ) -> list[LayerLook]:
-    """Return the looks of layers that are rows of a figure: of `look` only their labels hold.
+    """Return the looks of layers that are the rows of a figure, as `layer_looks` does.
 
-    Colours and markers of such figures do not stand for layers.
+    Only the labels of `look` are used: in such figures colours and markers do not stand for layers.
     """
     return layer_looks(ax, layers, {**look, "colors": None, "markers": None}, share=share, marks=marks)
 
@@ -91,10 +91,11 @@ def row_looks(
 def chosen(
     what: str, keys: Sequence[str], wanted: Sequence[Any] | Mapping[str, Any] | None, usual: Sequence[Any]
 ) -> list[Any]:
-    """Return a list with one entry for each key: out of what the user `wanted`, else the `usual` one at its place.
+    """Return one entry (a colour, marker or name) for each key, as a list: what the user `wanted`, else the `usual`.
 
-    A sequence has the entries in the order of the keys; a mapping names keys, or globs of them, and the last that fits
-    a key holds. `what` is the name of the keyword, for errors: ValueError where a name fits no key, or entries lack.
+    `wanted` is a sequence in the order of the keys, or a mapping from keys or globs; where several globs match a key
+    the last one counts. ValueError where a glob matches no key, or the sequence is shorter than the keys; `what` is
+    the name of the keyword for that error.
     """
     if wanted is None:
         return list(usual)
@@ -118,7 +119,7 @@ def gid_of(layer: str, part: str) -> str:
 
 
 def tag(artists: Any, layer: str, part: str) -> Any:
-    """Give an artist, or each of several, the id of its layer and part, and return what was given."""
+    """Set the id of an artist, or of each in a list, to that of this layer and part; return `artists`."""
     for artist in artists if isinstance(artists, list | tuple) else [artists]:
         artist.set_gid(gid_of(layer, part))
     return artists
@@ -151,13 +152,13 @@ def recolor(figure: Axes | Figure, layer: str, color: Any) -> None:
 
 
 def paint(artist: Artist, color: Any) -> None:
-    """Give an artist a new colour; what is white in it (open markers, rims) stays white."""
+    """Give an artist a new colour; what is white in it (the face of open markers, the edge of others) stays white."""
     if isinstance(artist, Text):
         artist.set_color(text_color(color))
         if isinstance(artist, Annotation) and artist.arrow_patch is not None:
             artist.arrow_patch.set_color(color)
     elif isinstance(artist, Line2D):
-        # Both are asked for first, since the colour of a line sets that of its markers, too.
+        # Read both before setting the colour of the line, which may change that of its markers, too.
         white_face, white_edge = is_white(artist.get_markerfacecolor()), is_white(artist.get_markeredgecolor())
         artist.set_color(color)
         artist.set_markerfacecolor("white" if white_face else color)
@@ -165,7 +166,7 @@ def paint(artist: Artist, color: Any) -> None:
     elif isinstance(artist, Collection | Patch):
         shape: Any = artist
         for get, put in ((shape.get_facecolor, shape.set_facecolor), (shape.get_edgecolor, shape.set_edgecolor)):
-            old = to_rgba_array(get())  # (n, 4): red, green, blue and opacity, which stays
+            old = to_rgba_array(get())  # (n, 4): red, green, blue and opacity; the opacity is kept
             new = np.tile(to_rgba_array(color)[:1], (len(old), 1))
             new[:, 3] = old[:, 3]
             painted = np.where(np.all(old[:, :3] == 1, axis=1, keepdims=True), old, new)

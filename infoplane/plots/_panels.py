@@ -21,14 +21,15 @@ KINDS = ("estimator", "run", "subset", "settings")
 def panels_by(
     table: ResultTable, by: str, data: Callable[..., T], select: Selection, *, shows: str | None = None
 ) -> dict[str, T]:
-    """`data(**select)` for each run, estimator, subset or setting that fits the other choices, by its name.
+    """Return {name of a panel: `data(**select)`} with a panel for each run, estimator, subset or setting (`by`).
 
-    `shows` is the one quantity that all of them show.
+    Only those that fit the other choices in `select` get a panel. `shows` is the quantity of all panels, where the
+    figure has only one.
 
     Raises
     ------
     ValueError
-        For another `by`, where it was chosen already, and for more panels than a page holds.
+        For an unknown `by`, where `select` chooses one of it already, and for more panels than a page holds.
     """
     chosen: dict[str, Any] = {**select}
     if by not in KINDS:
@@ -40,18 +41,22 @@ def panels_by(
     known = options(table, by, shows=shows, **fixed)
     check_count(known, "a smaller table")
     if not known:
-        data(**chosen)  # which says what is missing
+        data(**chosen)  # nothing fits: this raises an error that says what is missing
     return {names.get(value, value): data(**{**chosen, by: value}) for value in known}
 
 
 def check_count(panels: Sequence[str], what: str) -> None:
-    """Raise ValueError where there are more panels than a page holds; `what` chooses fewer."""
+    """Raise ValueError where there are more panels than a page holds; the error advises `what` to choose fewer."""
     if len(panels) > MAX_PANELS:
         raise ValueError(f"{len(panels)} panels are more than a page holds ({MAX_PANELS}); choose with {what}")
 
 
 def panel_texts(captions: Mapping[str, Sequence[str]], by: str) -> tuple[list[str], list[str]]:
-    """Return the titles of the panels, and the one caption of all, from the captions that each would have alone."""
+    """Return the titles of the panels, and one caption for all of them.
+
+    `captions` has, by the name of each panel, the parts of the caption that it would have as a figure of its own. `by`
+    is what the panels differ in.
+    """
     parts = [list(caption) for caption in captions.values()]
     titles = list(safe_names(captions, limit=28).values())
     # What the title of a panel says is taken out of its caption.

@@ -13,7 +13,7 @@ from infoplane.plots.style import FILES, rc_context
 CSS_PIXELS = 96
 """Pixels in an inch of a page, as browsers count them."""
 SHARPNESS = 1.5
-"""Pixels of a picture in a pixel of the page, for screens that have more of them."""
+"""Pixels of a picture along one pixel of the page, since many screens have more pixels than browsers count."""
 
 Png = tuple[bytes, dict[str, int]]
 """A picture as a notebook takes it: its bytes, and width and height in pixels of the page."""
@@ -32,8 +32,9 @@ class PictureFigure(Figure):
 
     def savefig(self, fname: Any, **how: Any) -> None:
         """Save the figure as `Figure` does, with TrueType fonts (Type 42) in PDF and the same bytes every time."""
-        # The layout moves axes from where they stand, which shows in the last bits of where they come to: every file
-        # begins where the first one did, but for axes that the caller has placed since.
+        # The layout starts from the present places of the axes, and its result differs in the last bits when these do.
+        # To write the same bytes each time, put the axes back where they stood before the first file. Axes that the
+        # caller has placed since are no longer in the layout, and stay.
         self._begin = getattr(self, "_begin", None) or {ax: ax.get_position(original=True) for ax in self.axes}
         for ax, place in self._begin.items():
             if ax.get_in_layout():
@@ -43,7 +44,7 @@ class PictureFigure(Figure):
             super().savefig(fname, **how)
 
     def add_subplot(self, *args: Any, **kwargs: Any) -> Any:
-        """Add axes as `Figure` does, of the kind that a notebook shows."""
+        """Add axes as `Figure` does: `PictureAxes`, unless the arguments ask for another kind."""
         if not {"projection", "polar", "axes_class"} & kwargs.keys():
             kwargs["axes_class"] = PictureAxes
         return super().add_subplot(*args, **kwargs)
@@ -53,7 +54,10 @@ class PictureFigure(Figure):
 
 
 def picture(figure: Figure | SubFigure) -> Png:
-    """A figure as the bytes of a PNG, and the size at which a page shows it: its own, in inches."""
+    """Return a figure as the bytes of a PNG, and the width and height, in pixels, at which a page shows it.
+
+    These are the figure's own size in inches.
+    """
     whole: Any = figure
     out = io.BytesIO()
     with rc_context({**FILES, "savefig.bbox": None}):

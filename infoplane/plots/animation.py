@@ -44,7 +44,10 @@ HOLD = 1.5
 
 
 def frame_indices(snapshots: int, most: int = MOST_FRAMES) -> npt.NDArray[np.int64]:
-    """Return the indices of the snapshots to show: all, or `most` at even distances with the first and the last."""
+    """Return the indices of the snapshots to show: all, or `most` at even distances, the first and the last included.
+
+    ValueError without snapshots, or if `most` is below 2.
+    """
     if snapshots < 1 or most < 2:
         raise ValueError(f"need at least one snapshot and two frames, got {snapshots} and {most}")
     return np.unique(np.round(np.linspace(0, snapshots - 1, min(snapshots, most))).astype(np.int64))
@@ -116,9 +119,10 @@ def animate(
 
 
 class Film:
-    """A figure laid out once, of which each snapshot changes a few artists.
+    """A figure whose layout is fixed once, and in which each snapshot changes only a few artists.
 
-    Each frame draws these artists on a picture of all others: a whole figure takes several times as long.
+    Each frame draws these artists anew on a stored picture of all others: to draw the whole figure takes several times
+    as long.
 
     Attributes
     ----------
@@ -134,7 +138,7 @@ class Film:
         The vertical line in the axes of the metrics that says where in training the snapshot is; none without metrics.
     moving : list of artists
         All that each frame draws anew.
-    still : picture of everything else
+    still : picture of everything else, on which the frames are drawn
     """
 
     def __init__(self, data: Plane, recorded: Metrics, options: Options, *, log: bool | None, dpi: float) -> None:
@@ -170,7 +174,7 @@ class Film:
         """Fix the layout, and keep a picture of all that stays the same in every frame."""
         self.figure.draw_without_rendering()
         self.figure.set_layout_engine("none")
-        # The names stand above what changes, so they are drawn anew with it.
+        # Names of layers lie on top of the points, which change: so each frame draws them anew, too.
         names = [text for text in self.plane.texts if text.get_label() != CEILING_LABEL]
         self.moving = [self.lines, *self.dots, self.now_line, *self.now, *self.marks, *names, self.title]
         for artist in self.moving:
@@ -193,7 +197,10 @@ class Film:
             self.now += self.plane.plot([], [], zorder=5, **style)
 
     def _draw_metrics(self, ax: Axes, recorded: Metrics, options: Options, log: bool | None) -> None:
-        """Draw the metrics: the first scale at the left, the second at the right; more would be unreadable."""
+        """Draw the metrics that share the first scale at the left, and those of the second at the right.
+
+        Metrics of further scales are left out: there is no third axis. The vertical line marks the snapshot shown.
+        """
         step_axis(ax, self.data.times, log=log)
         ax.set_xlabel(self.against)
         sides: list[Axes] = [ax]
@@ -213,14 +220,14 @@ class Film:
         self.marks.append(ax.axvline(self.data.times[0], color=INK, linewidth=0.9, zorder=5))
 
     def _title(self, index: int) -> str:
-        """Return the time of snapshot number `index` in words: `step 100`."""
+        """Return the title of the frame of snapshot number `index`, its time in training: `step 100`."""
         return f"{self.against} {number(float(self.data.times[index]))}"
 
     def show(self, index: int) -> None:
-        """Move the artists to what snapshot `index` shows."""
+        """Give the moving artists the places and colours that they have at snapshot number `index`."""
         data = self.data
         shades = self.colors.copy()  # (S, 4): red, green, blue, opacity
-        shades[:, 3] = 0.0  # snapshots still to come are unseen, those before are faint
+        shades[:, 3] = 0.0  # later snapshots are invisible; earlier ones, and this one, are faint
         shades[: index + 1, 3] = 0.45
         self.lines.set_colors(list(shades))
         for i, dots in enumerate(self.dots):
@@ -239,7 +246,7 @@ class Film:
         self.title.set_text(self._title(index))
 
     def images(self, shown: Sequence[int] | npt.NDArray[np.int64]) -> Iterator[Image.Image]:
-        """Yield the frames as RGB images of even width and height."""
+        """Yield one RGB image, of even width and height, for each of the snapshots `shown`."""
         for index in shown:
             with rc_context(self.rc):
                 self.show(int(index))
@@ -248,18 +255,22 @@ class Film:
                 for artist in self.moving:
                     self.figure.draw_artist(artist)
                 pixels = np.array(canvas.buffer_rgba())[..., :3]
-            # H.264 with half the colour resolution takes even sizes only.
+            # H.264 with half the colour resolution (yuv420p) takes only even sizes: cut an odd row or column off.
             even = pixels[: pixels.shape[0] // 2 * 2, : pixels.shape[1] // 2 * 2]
             yield Image.fromarray(np.ascontiguousarray(even))
 
 
 def write_images(images: Iterator[Image.Image], target: Path, kind: str, fps: float, about: str) -> None:
-    """Write a looping GIF, WebP or APNG; frames of a GIF share the palette of the last, which has all colours."""
+    """Write a looping GIF, WebP or APNG, as `kind` says.
+
+    `about` is the caption, for the metadata of GIF and APNG. All frames of a GIF have the palette of the last one, in
+    which all colours occur.
+    """
     pictures = list(images)
     times = [round(1000 / fps)] * (len(pictures) - 1) + [round(1000 * HOLD)]
     options: dict[str, Any] = {"save_all": True, "duration": times, "loop": 0}
     if kind == "gif":
-        # A GIF has 256 colours, and 255 bytes in a comment.
+        # A GIF may have 256 colours, and a comment of 255 bytes.
         palette = pictures[-1].quantize(256, method=Image.Quantize.MEDIANCUT)
         pictures = [p.quantize(palette=palette, dither=Image.Dither.NONE) for p in pictures]
         options |= {"format": "GIF", "comment": about.encode("utf-8", "replace")[:255], "optimize": False}
@@ -273,7 +284,10 @@ def write_images(images: Iterator[Image.Image], target: Path, kind: str, fps: fl
 
 
 def write_video(images: Iterator[Image.Image], target: Path, encoder: str, fps: float, about: str) -> None:
-    """Write H.264 in MP4 through a pipe to ffmpeg; OSError with the last words of ffmpeg where it fails."""
+    """Write an MP4 (H.264) by sending the frames to ffmpeg through a pipe; `encoder` is the path of ffmpeg.
+
+    `about` is the caption, for the metadata. OSError with the end of ffmpeg's own message where it fails.
+    """
     first = next(images)
     raw = f"-f rawvideo -pix_fmt rgb24 -s {first.width}x{first.height} -r {fps:g} -i -"
     coded = "-an -c:v libx264 -pix_fmt yuv420p -crf 18"
@@ -282,11 +296,11 @@ def write_video(images: Iterator[Image.Image], target: Path, encoder: str, fps: 
     command += ["-movflags", "+faststart", "-f", "mp4", os.fspath(target.absolute())]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as ffmpeg:
         frames: Any = ffmpeg.stdin
-        # A broken pipe says that ffmpeg gave up; the reason is in what it wrote.
+        # A broken pipe means that ffmpeg has ended early. Its message, read below, says why.
         with contextlib.suppress(BrokenPipeError):
             for image in itertools.chain([first], images):
                 frames.write(image.tobytes())
-            for _ in range(round(HOLD * fps)):
+            for _ in range(round(HOLD * fps)):  # the last frame again, so that it stays
                 frames.write(image.tobytes())
         said = ffmpeg.communicate()[1].decode(errors="replace").strip()
     if code := ffmpeg.returncode:

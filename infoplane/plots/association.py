@@ -52,7 +52,7 @@ class ScatterData(Brief):
 
 
 def association_data(found: Association) -> AssociationMap:
-    """Return the correlations as arrays (layers, what was tried).
+    """Return the correlations as arrays (layers, columns); a column is a summary of a quantity that was tried.
 
     Raises
     ------
@@ -96,18 +96,25 @@ def association(found: Association, *, ax: Axes | None = None, **look: Unpack[Lo
 
 
 def draw_map(ax: Axes, data: AssociationMap, look: Look, label: str, caption: Sequence[str]) -> None:
-    """Draw the cells with their numbers or signs, hatches, names and the colour bar, which `label` stands beside."""
+    """Draw the map: cells with numbers or signs, hatches over weak ones, names of rows and columns, the colour bar.
+
+    `label` is the label of the colour bar.
+    """
     mesh = draw_cells(ax, data.value, data.weak, {**look, "cmap": look["cmap"] or "RdBu_r"}, (-1, 1))
     name_rows(ax, row_looks(ax, data.layers, look, share=ROW_SHARE))
     name_columns(ax, data)
-    figure_of(ax).draw_without_rendering()  # the names below may have left little height to the label of the bar
+    # Long names below may have made the axes lower: lay the figure out, so that the label is wrapped to their height.
+    figure_of(ax).draw_without_rendering()
     label = wrap([label], 0.9 * panel_height(ax), points_of(mpl.rcParams["axes.labelsize"]))
     draw_scale([ax], mesh, look, measured(label, caption, look, panel_height(ax)))
     write_numbers(ax, data, mesh)
 
 
 def name_columns(ax: Axes, data: AssociationMap) -> None:
-    """Write what was tried below the columns, upright where there is little room; our own figure grows by it."""
+    """Write the names of the columns below them, upright where there is little room.
+
+    A figure that was made here becomes higher by the length of upright names.
+    """
     names = list(safe_names(data.across, limit=36).values())
     size = points_of(mpl.rcParams["xtick.labelsize"])
     width = max(text_width(name, size) for name in names)
@@ -124,12 +131,13 @@ def panel_width(ax: Axes) -> float:
 
 
 def write_numbers(ax: Axes, data: AssociationMap, mesh: Any) -> None:
-    """Write the number of each cell of `mesh` where all have room, else its sign, which grey print would not tell.
+    """Write into each cell its number, or only its sign where cells are too narrow for numbers.
 
-    Where rows are lower than a line of text, nothing is written.
+    In grey print the colours of `mesh` would not show the sign. Nothing is written where rows are lower than a line of
+    text.
     """
     size = small_size(1.5)
-    figure_of(ax).draw_without_rendering()  # only then the axes have their size
+    figure_of(ax).draw_without_rendering()  # the layout gives the axes their final size
     rows, columns = data.value.shape
     if 1.4 * size > panel_height(ax) / rows:
         return
@@ -140,13 +148,16 @@ def write_numbers(ax: Axes, data: AssociationMap, mesh: Any) -> None:
         text = f"{value:+.2f}".replace("-", "\u2212")
         patch = {"boxstyle": "square,pad=0.12", "facecolor": color, "edgecolor": "none"}
         style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": size, "bbox": patch}
-        # Relative luminance, as screens define it.
+        # The relative luminance of the cell, as sRGB defines it: text on dark cells is white.
         dark = 0.2126 * color[0] + 0.7152 * color[1] + 0.0722 * color[2] < 0.45
         ax.text(column, row, text if wide else text[0], color="white" if dark else INK, **style)
 
 
 def association_scatter_data(found: Association, column: str | None = None) -> ScatterData:
-    """Return one summary and the target of every run; by default the column of the least adjusted p."""
+    """Return the values of one summary and of the target for every run.
+
+    `column` names the summary, by default the one with the least adjusted p; ValueError for one that was not tried.
+    """
     if column is not None and column not in found.measures:
         raise ValueError(f"{column!r} was not tried; {choices(column, found.measures)}")
     place = found.strongest()[0] if column is None else found.columns.index(column)
@@ -174,7 +185,7 @@ def association_scatter(
     names: bool | None = None,
     **look: Unpack[Look],
 ) -> Axes:
-    """Draw one summary against the target, a point a run.
+    """Draw one summary of each run against the target, with a point for each run.
 
     Parameters
     ----------

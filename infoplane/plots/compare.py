@@ -79,7 +79,7 @@ class GroupData(Brief):
         Steps (or epochs) that all runs of the group have.
     summaries : mapping from quantity to Summary of (S, L)
     flags : mapping from quantity and flag ("saturated", "below_null") to (S, L) bool
-        Where any of the runs has the flag: a mean that holds a ceiling is none.
+        Where any of the runs has the flag: a mean over values of which one is only a ceiling is no estimate.
     """
 
     name: str
@@ -132,7 +132,7 @@ def compare_data(
     groups: Mapping[str, Sequence[str] | str] | None = None,
     **select: Unpack[Selection],
 ) -> CompareData:
-    """Mean and band over the runs of each group; see `compare` for the parameters."""
+    """Return the mean and the band over the runs of each group; see `compare` for the parameters."""
     quantities = [quantity] if isinstance(quantity, str) else list(quantity)
     everything = choose(table, several_runs=True, shows=quantities, **select)
     out: list[GroupData] = []
@@ -156,7 +156,10 @@ def compare_data(
 
 
 def common_layers(everything: Series, runs: Sequence[str]) -> list[str]:
-    """Return the layers that all these runs have; ValueError where a run has further ones, or there are none."""
+    """Return the layers of these runs, which must have the same ones; ValueError where they differ or there are none.
+
+    `everything` is the series of all runs.
+    """
     per_run = everything.layers_of_runs
     common = [layer for layer in everything.layers if all(layer in per_run[run] for run in runs)]
     odd = next((run for run in runs if per_run[run] != common), runs[0])
@@ -171,7 +174,8 @@ def common_layers(everything: Series, runs: Sequence[str]) -> list[str]:
 def summarised(name: str, per_run: list[Series], grids: Mapping[str, list[Grid]], spread: str | None) -> GroupData:
     """Return the group `name`: each quantity summarised over its runs, at the steps that all of them have.
 
-    `per_run` has a series for each run, `grids` for each quantity a grid for each run, in the same order.
+    `per_run` has a series for each run; `grids` has, by quantity, a grid for each run, in the same order. ValueError
+    where the runs have no step in common. `spread` is the kind of band, as in `over_runs`.
     """
     summaries, flags = {}, {}
     runs = [series.runs[0] for series in per_run]
@@ -190,7 +194,7 @@ def summarised(name: str, per_run: list[Series], grids: Mapping[str, list[Grid]]
 
 
 def flag_words(groups: Sequence[GroupData], quantities: Sequence[str]) -> list[str]:
-    """Return captions on how many means include a value that is only its ceiling, or no more than chance."""
+    """Return parts of a caption that count the means in which some run is saturated, or no more than chance."""
     out = []
     for quantity in quantities:
         name = safe_text(quantity, limit=40)
@@ -202,7 +206,10 @@ def flag_words(groups: Sequence[GroupData], quantities: Sequence[str]) -> list[s
 
 
 def group_runs(series: Series, groups: Mapping[str, Sequence[str] | str] | None) -> dict[str, list[str]]:
-    """Return {name of a group: ids of its runs}; `groups` gives names, ids or globs; without it all are one."""
+    """Return {name of a group: ids of its runs}; without `groups` all runs are one group, named "".
+
+    `groups` gives the runs of each group by name, id or glob; ValueError for a group without runs.
+    """
     if not groups:
         return {"": series.runs}
     out = {name: runs_called(series.table, wanted) for name, wanted in groups.items()}
@@ -284,8 +291,9 @@ def compare(
 def legend_entries(data: CompareData, paths: Sequence[Path], *, ends: bool = False) -> dict[str, Any]:
     """Return the keywords `handles`, `labels` and `title` of a legend: an entry for each group, and for marks.
 
-    `ends` adds the marks of the first and the last step. The title is what the lines of all groups mean, None where
-    groups differ in it.
+    `paths` are the lines that were drawn, which have the colours. `ends` adds the marks of the first and the last step.
+    The title says what lines and bands are ("mean of 5 runs, ..."); it is None, and each entry says it, where there is
+    one group or groups differ in it.
     """
     named = safe_names([g.name for g in data.groups], limit=20)
     same = len(data.groups) > 1 and len({g.words for g in data.groups}) == 1
@@ -322,9 +330,10 @@ class Path:
 
 
 def mean_paths(ax: Axes, data: CompareData, look: Look, *, share: float) -> list[Path]:
-    """Return a Path for each layer of each group; its line style tells the group, its colour the layer.
+    """Return a Path for each layer of each group: its line style stands for the group, its colour for the layer.
 
-    Where several groups have one and the same layer, colours tell groups apart.
+    Where there is only one layer and several groups, colours stand for the groups. Names of layers take up to `share`
+    of the figure's width.
     """
     by_group = data.coloured_by_group
     keys = [g.name for g in data.groups] if by_group else data.layers
@@ -342,10 +351,13 @@ def mean_paths(ax: Axes, data: CompareData, look: Look, *, share: float) -> list
 
 
 def draw_layers(data: CompareData, quantity: str, look: Options, *, log: bool | None) -> Axes:
-    """Draw a figure with a panel for each layer, with equal limits, one legend and one caption; return the first."""
+    """Draw a figure with a panel for each layer, all with the same limits, and return the first of them.
+
+    It has one legend and one caption.
+    """
     layers, entries = data.layers, dict[str, Any]()
     across = min(len(layers), 2 if look["style"] == "column" else 3)
-    # A title and a legend above the panels would lie on each other: the title is that of the legend.
+    # The title of the figure becomes that of the legend, since both above the panels would overlap.
     above: Options = {**look, "title": None} if look["legend"] else look
     names, height = list(safe_names(layers, limit=28).values()), 0.1 / -(-len(layers) // across) + 0.75 / across
     with multiples(names, data.caption, above, across=across, height=height) as axes:
@@ -381,7 +393,7 @@ def of_layer(data: CompareData, layer: str) -> CompareData:
 
 
 def draw_mean_curve(ax: Axes, data: CompareData, quantity: str, look: Look, *, log: bool | None, named: bool) -> None:
-    """Draw one panel: a line per layer and group, with its band; the legend where `named`."""
+    """Draw one panel: a line per layer and group with its band, the ceiling, and if `named` the legend."""
     ax.set_ylabel(measured(data.labels[quantity], data.caption, look, panel_height(ax)))
     ax.set_ylim(band_limits(data, quantity))
     paths, ends = draw_means(ax, data, quantity, look, log=log)
@@ -394,7 +406,7 @@ def draw_mean_curve(ax: Axes, data: CompareData, quantity: str, look: Look, *, l
 def draw_means(
     ax: Axes, data: CompareData, quantity: str, look: Look, *, log: bool | None
 ) -> tuple[list[Path], list[Label]]:
-    """Draw a line per layer and group with band and marks; return the paths and the labels at their ends."""
+    """Draw a line per layer and group, with band and markers; return the paths and the labels for the ends of lines."""
     step_axis(ax, np.concatenate([g.times for g in data.groups]), log=log)
     ends, paths = [], mean_paths(ax, data, look, share=END_SHARE)
     for path in paths:
@@ -407,7 +419,10 @@ def draw_means(
 
 
 def draw_marks(ax: Axes, group: GroupData, quantity: str, path: Path, layers: int) -> None:
-    """Draw markers on a mean: hollow where some run is saturated, crossed where one is no more than chance."""
+    """Draw markers on a mean: hollow where some run is saturated, crossed where some run is no more than chance.
+
+    `layers` is the number of layers of the group.
+    """
     mean = group.summaries[quantity].mean[:, path.layer]
     known = np.isfinite(mean)
     x, y = group.times[known], mean[known]
@@ -440,22 +455,23 @@ MOST_COVERED = 0.3
 
 
 def ellipse_steps(x: FloatArray, y: FloatArray, *, ellipses: int = 5) -> npt.NDArray[np.int64]:
-    """Return the numbers of the points of a path x, y (P,) that carry an ellipse: both ends, others evenly between.
+    """Return the indices of the points of a path x, y (P,) that get an ellipse: both ends and others between them.
 
-    Between them the path, drawn in a square plane, has the same length; fewer are returned where they coincide.
+    They divide the length of the path about evenly, as measured with both axes scaled to the range of the path. Fewer
+    than `ellipses` are returned where they coincide.
     """
     spans = [float(np.ptp(v)) or 1.0 for v in (x, y)]  # 1 along an axis on which the path does not move
     length = np.concatenate([[0.0], np.cumsum(np.hypot(np.diff(x) / spans[0], np.diff(y) / spans[1]))])
-    # A little short of the end, which rounding could put beyond the last point.
+    # Stop just short of the whole length: rounding could put it beyond the last point.
     at = np.searchsorted(length, np.linspace(0.0, (1 - 1e-9) * length[-1], ellipses))
     return np.unique(np.minimum([*at[:-1], x.size - 1], x.size - 1))
 
 
 def mean_way(data: CompareData, group: GroupData, i: int) -> tuple[BoolArray, FloatArray, FloatArray]:
-    """Return the path of layer number `i` of a group through the plane of the two quantities of `data`.
+    """Return where the mean path of layer number `i` of a group runs in the plane of the two quantities of `data`.
 
-    Returned are a mask (S,) of the P steps at which both quantities have a mean, the two means (P, 2) there, and the
-    widths (P, 2) of their bands, 0 where there is none.
+    These are a mask (S,) of the P steps at which both quantities have a mean, the means (P, 2) at these steps, and the
+    widths (P, 2) of their bands from edge to edge, 0 where there is no band.
     """
     both = [group.summaries[quantity] for quantity in data.labels]
     mean = np.stack([summary.mean[:, i] for summary in both], axis=1)
@@ -465,9 +481,9 @@ def mean_way(data: CompareData, group: GroupData, i: int) -> tuple[BoolArray, Fl
 
 
 def ellipse_count(data: CompareData) -> int:
-    """Return how many ellipses each path carries: five, or fewer where they would fill the plane.
+    """Return how many ellipses each path gets: five, or fewer where they would fill the plane.
 
-    Wide bands of few runs do.
+    That happens with the wide bands of few runs.
     """
     across, up = (band_limits(data, quantity) for quantity in data.labels)
     whole = np.array([across[1] - across[0], up[1] - up[0]])
@@ -480,7 +496,10 @@ def ellipse_count(data: CompareData) -> int:
 
 
 def draw_mean_plane(ax: Axes, data: CompareData, look: Look, ellipses: int) -> None:
-    """Draw the mean trajectory of each layer, with ellipses along it as wide and as tall as its bands."""
+    """Draw the mean trajectory of each layer in the plane of two quantities, with `ellipses` ellipses along it.
+
+    An ellipse is as wide and as tall as the bands of the two quantities.
+    """
     across, up = data.labels
     ax.set(xlabel=measured(data.labels[across], data.caption, look, LEGEND_SHARE * slot_width(ax)))
     ax.set(ylabel=data.labels[up], xlim=band_limits(data, across), ylim=band_limits(data, up))
@@ -501,9 +520,9 @@ def draw_mean_plane(ax: Axes, data: CompareData, look: Look, ellipses: int) -> N
 
 
 def draw_way(ax: Axes, mean: FloatArray, saturated: BoolArray, chance: BoolArray, layer: LayerLook) -> None:
-    """Draw a mean path (P, 2) with marks at both ends: hollow if `saturated` there, crossed if no more than `chance`.
+    """Draw a mean path (P, 2) with marks at both ends: hollow if `saturated` there, crossed if `chance` there.
 
-    Both masks are (P,).
+    Both are masks (P,), true where some run is saturated or no more than chance.
     """
     x, y = mean.T
     name = safe_text(layer.name, limit=60, legend=True)

@@ -59,7 +59,10 @@ class CompressionData(Brief):
 
 @keywords(Selection, without=["against"])
 def compression_data(table: ResultTable, **select: Unpack[Selection]) -> CompressionData:
-    """Return the score of each layer of each run; see `infoplane.results.summary.compression`."""
+    """Return the score of each layer of each run, as `infoplane.results.summary.compression` defines it.
+
+    ValueError where the table has no I(X;T) of the estimator.
+    """
     series = choose(table, several_runs=True, **select)
     grids = {run: series.of_run(run).grid("I(X;T)") for run in series.runs}
     scores = {
@@ -113,7 +116,7 @@ def compression(table: ResultTable, *, ax: Axes | None = None, **options: Unpack
 
 
 def run_looks(ax: Axes, data: CompressionData, look: Options) -> list[LayerLook]:
-    """Return one LayerLook for each run: with colours and markers of their own where runs are few, else all alike."""
+    """Return one LayerLook for each run: with its own colour and marker if runs are few, else all with the same."""
     places = [number if data.named else 0 for number in range(len(data.runs))]  # in the lists of colours and markers
     shown = safe_names(data.names.values(), limit=16, legend=True)
     names, markers = [shown[data.names[run]] for run in data.runs], [layer_marker(place) for place in places]
@@ -121,9 +124,9 @@ def run_looks(ax: Axes, data: CompressionData, look: Options) -> list[LayerLook]
 
 
 def draw_run(ax: Axes, data: CompressionData, number: int, run: LayerLook) -> None:
-    """Draw the falls of run number `number`, a little above or below those of others in the rows of the layers.
+    """Draw the fall of run number `number` in the row of each layer, a little above or below those of other runs.
 
-    Of the only run, a line leads from 0 to each point.
+    If there is only one run, a line leads from 0 to each point.
     """
     alone = len(data.runs) == 1
     # Rows are 1 apart: the runs of one layer stay nearer to each other than to the next layer.

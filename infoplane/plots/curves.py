@@ -81,12 +81,12 @@ class CurveData(Shown):
 
 @keywords(Selection)
 def curve_data(table: ResultTable, quantity: str = "I(T;Y)", **select: Unpack[Selection]) -> CurveData:
-    """One quantity of one run, as arrays; see `curves` for the parameters."""
+    """Return one quantity of one run as arrays (S, L); see `curves` for the parameters."""
     return series_curve(choose(table, shows=quantity, **select), quantity)
 
 
 def series_curve(series: Series, quantity: str) -> CurveData:
-    """One quantity of a series that was chosen before, as arrays (S, L); ValueError where it has none."""
+    """Return one quantity of a series as arrays (S, L); ValueError where the series does not have the quantity."""
     have = series.quantities
     if quantity not in have:
         raise ValueError(f"{series.estimator} has no quantity {quantity!r} in this table; available: {', '.join(have)}")
@@ -110,7 +110,11 @@ def series_curve(series: Series, quantity: str) -> CurveData:
 
 
 def ribbon_words(main: Grid, other: Grid) -> str:
-    """The legend's words for the area between two values of a quantity: bounds hold it between them, others not."""
+    """Return the legend's words for the area between two estimates of a quantity.
+
+    These are "lower to upper bound" where one grid holds lower and the other upper bounds, else "to ..." with the name
+    of the other.
+    """
     held = {"lower", "upper"} <= main.bounds | other.bounds
     return "lower to upper bound" if held else f"to {safe_text(other.quantity, limit=40)}"
 
@@ -170,19 +174,26 @@ def curves(
 
 
 def default_quantities(series: Series) -> list[str]:
-    """I(X;T) and I(T;Y), or the first two of an estimator that gives neither."""
+    """Return I(X;T) and I(T;Y) as far as the series has them; if it has neither, its first two quantities."""
     have = series.quantities
     known: list[str] = [q for q in ("I(X;T)", "I(T;Y)") if q in have]
     return known or [q for q in have if q.rpartition(" ")[2] not in ("null", "lower", "upper")][:2]
 
 
 def chosen_metrics(series: Series, wanted: Sequence[str] | str | bool) -> Metrics:
-    """Recorded metrics by panel: shares such as accuracy apart from losses, whose scale has no end."""
+    """Return the recorded metrics by panel: accuracies in one, losses in another, any other in a panel of its own.
+
+    `wanted` is True for all, False for none, or the names of some; ValueError for a metric that was not recorded.
+    """
     if wanted is False:
         return {}
     known = series.metrics()
+    if wanted is True:
+        names: Sequence[str] = list(known)
+    else:
+        names = [wanted] if isinstance(wanted, str) else wanted
     out: Metrics = {}
-    for name in known if wanted is True else [wanted] if isinstance(wanted, str) else wanted:
+    for name in names:
         if name not in known:
             raise ValueError(f"run {series.name(series.runs[0])} recorded no metric {name!r}; {choices(name, known)}")
         out.setdefault(metric_group(name), {})[name] = known[name]
@@ -208,10 +219,10 @@ def draw_curve(ax: Axes, data: CurveData, look: Look, *, log: bool | None) -> No
 
 
 def draw_layer(ax: Axes, data: CurveData, bands: Mapping[str, FloatArray], i: int, layer: LayerLook) -> list[Label]:
-    """Draw the line of layer number `i` with its bands, its null and a few markers, and return its label.
+    """Draw the line of layer number `i` with its bands, its null and a few markers; return its label in a list.
 
-    `bands` are the edges (S, L) in `data.bands`, cut to what the quantity can be. Where the layer has no number
-    nothing is drawn, and the list of labels is empty.
+    `bands` are the edges (S, L) of `data.bands`, clipped to the values that the quantity can have. For a layer without
+    a number nothing is drawn, and the list is empty.
     """
     keep = np.isfinite(data.value[:, i])
     x, y = data.times[keep], data.value[keep, i]
@@ -232,9 +243,10 @@ def draw_layer(ax: Axes, data: CurveData, bands: Mapping[str, FloatArray], i: in
 
 
 def turns(points: int, i: int, layers: int) -> npt.NDArray[np.bool_]:
-    """Return a mask (points,) of the points that get a marker: about seven, and the last.
+    """Return a mask (points,) of the points of a line that get a marker: about seven, and the last.
 
-    Layer number `i` of `layers` begins a little later than the one before, so that few markers coincide.
+    The line is that of layer number `i` of `layers`. Each layer's markers begin a little later than those of the layer
+    before, so that few of them coincide.
     """
     every = max(1, points // 7)
     marked = np.zeros(points, dtype=bool)
@@ -251,7 +263,7 @@ def curve_keys(data: CurveData) -> list[Any]:
     if data.other_bound is not None:
         keys.append(Patch(facecolor="0.9", edgecolor=FAINT, hatch="////", linewidth=0, label=data.between))
     if data.null is not None:
-        # Without labels other things are shuffled: the estimator of the quantity says which.
+        # Of a quantity without Y no labels are shuffled: what is shuffled instead depends on the estimator.
         shuffled = "shuffled labels" if "Y" in data.quantity else "null"
         keys.append(key(f"{shuffled}, mean and 95 %", linewidth=0.8, linestyle=CHANCE))
     if data.saturated.any():
@@ -262,7 +274,10 @@ def curve_keys(data: CurveData) -> list[Any]:
 def draw_band(
     ax: Axes, x: FloatArray, low: FloatArray, high: FloatArray, layer: LayerLook, part: str, **style: Any
 ) -> None:
-    """Draw the band of a line, with a gap where one of its edges has no number."""
+    """Draw a band between `low` and `high` (P,), with a gap where either has no number.
+
+    `part` is the last part of the id by which the band is found again.
+    """
     keep = np.isfinite(low) & np.isfinite(high)
     if keep.any():
         style = {"facecolor": layer.color, "edgecolor": "none", **style}
@@ -270,8 +285,8 @@ def draw_band(
 
 
 def draw_metrics(ax: Axes, group: str, members: Mapping[str, tuple[FloatArray, FloatArray]]) -> None:
-    """Draw the training metrics of one scale into one panel."""
-    # The axis says "accuracy" already.
+    """Draw the training metrics of one panel: `members` has their (times, values) by name, `group` names the y axis."""
+    # The label of the axis is `group`, such as "accuracy": the lines are named without it.
     short = {name: name.removesuffix(f" {group}") for name in members}
     fitted = fitted_names(short.values(), END_SHARE * slot_width(ax), small_size(0.8))
     ax.set_ylabel(safe_text(group, limit=24))

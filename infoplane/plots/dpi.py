@@ -31,16 +31,17 @@ from infoplane.plots.text import safe_names, safe_text, wrap
 from infoplane.results import DataProcessing, ResultTable, run_names
 from infoplane.results.names import runs_called
 from infoplane.results.overview import shared_words
-from infoplane.results.views import Selection, by_looking, settings_words
+from infoplane.results.views import Selection, advice_words, settings_words
 
 Chain = Sequence[str] | Mapping[str, Sequence[str]] | None
 
 
 @dataclass(frozen=True, eq=False)
 class DpiData(Brief):
-    """One row per run, estimator, settings and subset, named by what tells them apart.
+    """Counts of violations: a row for each run, estimator, settings and subset, and lists with an entry for each row.
 
-    `runs` are the names of their runs, `estimates` what tells the rows of one run apart.
+    `names` has what tells a row from all others, `runs` the name of its run, `estimates` what tells it from the other
+    rows of its run.
     """
 
     names: list[str]
@@ -54,12 +55,15 @@ MAX_ROWS = 40
 """Estimates that one panel holds."""
 
 ALL_TOGETHER = ("settings", "layers", "against")
-"""No choices here: all settings have a row, the chain says which layers, and steps are counted together."""
+"""Keywords that this figure does not take: all settings have a row, `chain` names layers, all steps are counted."""
 
 
 @keywords(Selection, without=ALL_TOGETHER)
 def dpi_data(table: ResultTable, *, chain: Chain = None, slack: float = 0.02, **select: Unpack[Selection]) -> DpiData:
-    """Count the violations of each estimate of each run, and name the rows; see `infoplane.results.ResultTable.dpi`."""
+    """Count the violations of each estimate of each run, and name the rows; see `infoplane.results.ResultTable.dpi`.
+
+    ValueError where no run that was asked for is known to be a chain of layers.
+    """
     estimator, subset = select["estimator"], select["subset"]
     run_ids = runs_called(table, select["run"] or "*")
     rows = [r for r in table.dpi(chain, slack) if r.run in run_ids and subset in (None, r.subset)]
@@ -73,7 +77,7 @@ def dpi_data(table: ResultTable, *, chain: Chain = None, slack: float = 0.02, **
     runs = [run_name[row.run] for row in rows]
     words = [(row.estimator, settings_words(row.settings)) for row in rows]
     shared = shared_words(words)
-    # The estimator of each row with the settings in which its rows differ (for names), and with those they share.
+    # For each row, its estimator with those settings in which rows of this estimator differ, and with those they share.
     differing, common = (
         [", ".join([name, *(word for word in each if (word in shared[name]) is in_common)]) for name, each in words]
         for in_common in (False, True)
@@ -83,7 +87,7 @@ def dpi_data(table: ResultTable, *, chain: Chain = None, slack: float = 0.02, **
     naming = [column for column in columns if len(set(column)) > 1] or [differing]
     naming_in_run = [column for column in naming if column is not columns[0]] or [differing]
     fixed = [column[0] for column in columns if column not in naming and column[0] != "all"]
-    choices = [word for row in rows for word in by_looking(table, row.estimator, row.settings, [row.run])]
+    choices = [word for row in rows for word in advice_words(table, row.estimator, row.settings, [row.run])]
     used = set(zip(table.estimator, table.quantity, table.branch, strict=True))
     n_branches = Counter(estimator for estimator, quantity, _ in used if quantity == "I(X;T)")
     caption = [
@@ -145,13 +149,15 @@ def dpi(
 
 
 def draw_shares(ax: Axes, names: Sequence[str], rows: Mapping[str, DataProcessing], top: float, look: Options) -> None:
-    """Draw a bar for each estimate that `rows` has, up to `top` per cent, and its counts above it.
+    """Draw a bar for each estimate, the share of violations in per cent, with the counts above it.
 
-    Beside or within a bar there is not always room for the counts.
+    `names` are those of the figure's rows; one that is not in `rows` has no bar. The x axis ends at `top` per cent.
+    (Beside a bar, or within it, there is not always room for the counts.)
     """
     looks = estimate_looks(ax, names, look)
     if is_own(ax) and ax.get_subplotspec().is_first_col():  # type: ignore[union-attr]
-        # A row holds its counts and a bar, or its name; above and below the rows are a title and the numbers.
+        # Make the figure as high as its rows need, in lines of text: 2.8 for a bar and its counts, or the lines of a
+        # longer name; 3.5 more for the title above and the axis below. Only the first panel of each row does this.
         tall = max(2.8, *(1.2 * (2 + estimate.name.count("\n")) for estimate in looks))
         grow(figure_of(ax), small_size() * (tall * len(looks) + 3.5))
     row_axis(ax, looks)
@@ -167,7 +173,10 @@ def draw_shares(ax: Axes, names: Sequence[str], rows: Mapping[str, DataProcessin
 
 
 def estimate_looks(ax: Axes, names: Sequence[str], look: Options) -> list[LayerLook]:
-    """Return the look of each row; the names, which tell estimates apart, are broken into lines and never cut."""
+    """Return the look of each row: its name, broken into lines but never shortened, and its colour.
+
+    A shortened name might no longer tell two estimates apart.
+    """
     texts = chosen("labels", names, look["labels"], [safe_text(name, limit=80) for name in names])
     colors = chosen("colors", names, look["colors"], [OKABE_ITO[0]] * len(names))
     wide = ROW_SHARE * figure_of(ax).get_figwidth() * 72 if is_own(ax) else ROW_SHARE * slot_width(ax)

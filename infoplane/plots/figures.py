@@ -98,10 +98,10 @@ def draw_file(
     format: str | None = None,
     **options: Any,
 ) -> Path:
-    """Draw the figure `kind` from the results of run directories or CSV files, and write it to `out`.
+    """Draw the figure named `kind` from the results of run directories or CSV files, and write it to `out`.
 
-    Options that are None or empty are left out; one that the figure does not take is an error. A `quantity` may be
-    one name or several, in a figure that draws several.
+    `options` are keywords of the figure; those that are None or empty are left out. `quantity` may be a list of names;
+    a list of one also fits a figure that draws a single quantity.
 
     Raises
     ------

@@ -41,7 +41,7 @@ By = Literal["estimator", "run", "subset", "settings"] | None
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class HeatmapData(Shown):
-    """(L, S) values with layers down and steps across, NaN where a number is missing."""
+    """Arrays (L, S), with layers down and steps across: values, NaN where one is missing, and which are saturated."""
 
     times: FloatArray
     value: FloatArray
@@ -50,7 +50,7 @@ class HeatmapData(Shown):
 
 @keywords(Selection)
 def heatmap_data(table: ResultTable, quantity: str = "I(X;T)", **select: Unpack[Selection]) -> HeatmapData:
-    """One quantity of one run as (layers, steps)."""
+    """Return one quantity of one run as arrays (layers, steps); ValueError where the table has no number of it."""
     series = choose(table, shows=quantity, **select)
     one = series.grid(quantity)
     value = drawable(one.value)
@@ -106,7 +106,7 @@ def heatmap(
 
 
 def aspect_of(data: HeatmapData) -> float:
-    """Height over width of one map."""
+    """Return the height of a map as a multiple of its width, which grows with the number of layers."""
     return min(1.4, max(0.42, 0.28 + 0.05 * len(data.layers)))
 
 
@@ -118,8 +118,12 @@ def color_limits(data: Sequence[HeatmapData]) -> tuple[float, float]:
 
 
 def draw_heatmap(ax: Axes, data: HeatmapData, options: Options, ends: tuple[float, float]) -> Any:
-    """Draw the cells and names of one map; return the cells, for the colour bar."""
-    spec = ax.get_subplotspec()  # of several panels in a row the first alone has names
+    """Draw the cells of one map with the names of layers and steps; return the mesh of cells, for the colour bar.
+
+    `ends` are the lowest and the highest value of the colour scale.
+    """
+    spec = ax.get_subplotspec()
+    # Of several panels in a row only the first has names, which may take the share of the whole figure's width.
     share = END_SHARE * (spec.get_gridspec().ncols if is_own(ax) and spec is not None else 1)
     mesh = draw_cells(ax, data.value, data.saturated, options, ends)
     name_rows(ax, layer_looks(ax, data.layers, options, share=share, marks=data.marks), most=MOST_NAMES)
@@ -131,7 +135,11 @@ def draw_heatmap(ax: Axes, data: HeatmapData, options: Options, ends: tuple[floa
 def draw_cells(
     ax: Axes, value: FloatArray, hatched: BoolArray, look: Look, ends: tuple[float, float], *, hatch: str = "0.25"
 ) -> Any:
-    """Draw values (rows, columns) as cells, the first row on top, hatched in the colour `hatch`; return the cells."""
+    """Draw `value` (rows, columns) as coloured cells, the first row on top; return the mesh of cells.
+
+    Cells where `hatched` (rows, columns) is true are hatched in the colour `hatch`; those that are NaN stay white.
+    `ends` are the lowest and the highest value of the colour scale.
+    """
     rows, columns = value.shape
     x, y = np.arange(columns + 1) - 0.5, np.arange(rows + 1) - 0.5
     cmap = "viridis" if look["cmap"] is None else look["cmap"]
@@ -146,9 +154,9 @@ def draw_cells(
 
 
 def round_steps(times: FloatArray) -> tuple[list[float], list[str]]:
-    """Return the places and the names of ticks at round steps, on an axis with a column for each of `times` (S,).
+    """Return the positions and the names of ticks at round steps, on an axis with one column for each of `times` (S,).
 
-    A round step may lie between two columns.
+    Positions count columns from 0. A round step that is none of `times` has its tick between two columns.
     """
     columns = np.arange(times.size, dtype=np.float64)
     wanted = step_ticks(times, spans_decades(times))
@@ -157,7 +165,10 @@ def round_steps(times: FloatArray) -> tuple[list[float], list[str]]:
 
 
 def draw_scale(axes: Sequence[Axes], mesh: Any, options: Look, label: str) -> None:
-    """Draw the one colour bar of these axes, where the figure is to have one."""
+    """Draw one colour bar for all these axes, with `label`, unless `options` ask for no colour bar.
+
+    `mesh` is what has the colours.
+    """
     if bar := colorbar(axes[0] if len(axes) == 1 else axes, mesh, options, label, aspect=22):
         plain_numbers(bar.ax)
         bar.outline.set_visible(False)

@@ -61,7 +61,10 @@ class NullData(Shown):
 def null_data(
     table: ResultTable, quantity: str = "I(T;Y)", *, steps: Sequence[int] | None = None, **select: Unpack[Selection]
 ) -> NullData:
-    """A quantity and its null at the given steps; see `null` for the parameters."""
+    """Return a quantity and its null at the given steps; see `null` for the parameters.
+
+    ValueError where the table has no null of the quantity, or none at one of the steps.
+    """
     series = choose(table, **select)
     main, chance = series.grid(quantity), series.grid(f"{quantity} null")
     known = np.isfinite(chance.value).any(axis=1)
@@ -129,14 +132,14 @@ def null(
 
 
 def step_looks(data: NullData, look: Options) -> list[LayerLook]:
-    """Return one LayerLook for each step: by default in a colour of the map of the steps, never in that of a layer."""
+    """Return one LayerLook for each step, such as "step 100", by default in a colour of the colour map."""
     names = [f"{look['against']} {number(time)}" for time in data.times]
     shades = step_colormap(look["cmap"])(np.linspace(0.1, 0.8, len(names)))
     return own_looks(names, names, look, list(map(to_hex, shades)), list("osD^")[: len(names)])
 
 
 def draw_step(ax: Axes, data: NullData, number: int, step: LayerLook) -> Any:
-    """Draw the values of step number `number` and their null in the rows of the layers, and return its legend entry."""
+    """Draw the values at step number `number` and their null in the rows of the layers; return the legend entry."""
     count = len(data.times)
     # Rows are 1 apart: the steps of one layer stay nearer to each other than to the next layer.
     y = np.arange(len(data.layers)) + (np.linspace(-0.2, 0.2, count)[number] if count > 1 else 0.0)

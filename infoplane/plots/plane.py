@@ -54,14 +54,14 @@ PlaneData = Plane
 
 @keywords(Selection)
 def plane_data(table: ResultTable, **select: Unpack[Selection]) -> Plane:
-    """The points of one run in one estimator's plane, as arrays; see `plane` for the parameters."""
+    """Return the points of one run in one estimator's plane, as arrays (S, L); see `plane` for the parameters."""
     return series_plane(choose(table, **select))
 
 
 def series_plane(series: Series) -> Plane:
-    """Return the points of a series as arrays (S, L), with labels, ceilings and caption of their figure.
+    """Return the points of a series as arrays (S, L), with the labels, the ceilings and the caption of their figure.
 
-    Numbers too large to draw become NaN and are counted in the caption; ValueError where there is no point.
+    Numbers too large to draw become NaN, and the caption counts them. ValueError where there is no point.
     """
     xt, ty, data = series.grid(I_XT), series.grid(I_TY), series.plane()
     if not data.present.any():
@@ -165,9 +165,10 @@ def plane(
 
 
 def frame(ax: Axes, planes: Sequence[Plane], look: Look, *, panel: int = 0) -> None:
-    """Set labels of the axes, limits that hold the points of all `planes`, and the ceilings of plane number `panel`.
+    """Set the labels of the axes and limits that hold the points of all `planes`, and draw ceilings.
 
-    Ceilings are named only where they differ from those of the plane before, in the panel before.
+    These are the ceilings of plane number `panel`, which the axes show. They get their names unless they are the same
+    as in the panel before.
     """
     points = np.concatenate([p.points for p in planes])
     x, y = highest(p.ceiling_xt for p in planes), highest(p.ceiling_ty for p in planes)
@@ -176,8 +177,8 @@ def frame(ax: Axes, planes: Sequence[Plane], look: Look, *, panel: int = 0) -> N
     ax.set(xlim=limits(points[:, 0], x), ylim=limits(points[:, 1], y))
     ceilings = [(p.ceiling_xt, p.ceiling_ty) for p in planes[: panel + 1]]
     words = [[*map(str, each)] for each in ceilings]  # compared as text: estimators round one number differently
-    # The slice has the words of the plane before; before the first it is empty.
     x_ceiling, y_ceiling = ceilings[panel]
+    # The slice holds the words of the panel before, or nothing for the first panel.
     draw_ceilings(ax, x=x_ceiling, y=y_ceiling, named=words[panel] not in words[panel - 1 : panel])
 
 
@@ -200,7 +201,7 @@ def draw_steps(
         # Pointed and crossed markers have less ink than round ones of their width.
         size = (crowd * scale * (1.0 if layer.marker in ("o", "s", "D", "p", "h") else 1.25)) ** 2
         at = np.flatnonzero(data.drawn[:, i])
-        # The last step of a layer stands above the first ones of the layers drawn after it.
+        # The marker of a layer's last step is drawn above the earlier steps of all layers.
         for part, steps, zorder in (("points", at[:-1], 3.0), ("last", at[-1:], 3.5)):
             for hollow in (False, True):
                 keep = steps[data.saturated[steps, i] == hollow]
@@ -213,7 +214,10 @@ def draw_steps(
 
 
 def draw_trajectories(ax: Axes, data: Plane, looks: Sequence[LayerLook]) -> None:
-    """Draw the path of each layer over training, with start, end and direction; hollow where saturated."""
+    """Draw the path of each layer over training: a line with small markers, marks at both ends, and arrows along it.
+
+    Markers of saturated points are hollow.
+    """
     size = float(mpl.rcParams["lines.markersize"])
     arrow = {"arrowstyle": "-|>", "linewidth": 0.8, "mutation_scale": 2.2 * size, "shrinkA": 0, "shrinkB": 0}
     for i, layer in enumerate(looks):
@@ -253,9 +257,10 @@ def path_ends(hollow: bool) -> list[Line2D]:
 def arrow_spans(
     ax: Axes, x: FloatArray, y: FloatArray, *, shares: Sequence[float] = (0.35, 0.75)
 ) -> list[tuple[tuple[float, float], tuple[float, float]]]:
-    """Return (start, end) of short pieces of a path x, y (P,), at `shares` of its drawn length, to carry arrow heads.
+    """Return (start, end) of short pieces of a path x, y (P,), on which arrow heads show its direction.
 
-    Measured in axes fractions of the current limits; a path too short to show a direction has none.
+    They lie at `shares` of the length that the path has as drawn, in fractions of the axes with their present limits.
+    A path too short to show a direction gets none.
     """
     (x0, x1), (y0, y1) = ax.get_xlim(), ax.get_ylim()
     u = np.column_stack([(x - x0) / (x1 - x0), (y - y0) / (y1 - y0)])
@@ -286,14 +291,15 @@ def name_layers(
 ) -> None:
     """Write each layer's name beside its last point, or in a legend of the markers where names would hide the points.
 
-    `ends` adds the marks of first and last points to the legend. Beside points that move (`beside=False`) is no place
-    for names. Layers that are saturated throughout are one line of the legend.
+    `ends` adds the marks of first and last points to the legend. With `beside=False`, for points that move in a film,
+    names are in the legend if the figure may have one. Layers that are saturated throughout share one entry of it.
 
-    Call it last: the axes' limits and layout must be final.
+    Call this last: the limits and the layout of the axes must be final.
     """
     drawn = [i for i in range(len(looks)) if data.present[:, i].any() and not data.cornered[i]]
     labels = [last_name(data, i, looks[i]) for i in drawn]
-    # What is free in axes of the caller's is not known before the whole figure is drawn.
+    # In the caller's axes names go into the legend: where there is room beside points is not known until the caller's
+    # figure is complete.
     crowded = look["legend"] is not False and (not (beside and is_own(ax)) or is_crowded(ax, data, labels))
     handles = [key(looks[i].name, color=looks[i].color, marker=looks[i].marker, linestyle="none") for i in drawn]
     handles = (handles if crowded else []) + (path_ends(bool(data.saturated.any())) if ends else [])
@@ -306,13 +312,13 @@ def name_layers(
 
 
 def last_name(data: Plane, layer: int, look: LayerLook) -> Label:
-    """Return a label with the name of layer number `layer` at its last point that is drawn."""
+    """Return a label with the name of layer number `layer`, at the last of its points that are drawn."""
     x, y, _ = data.path(layer)
     return end_of(x, y, look)
 
 
 def is_crowded(ax: Axes, data: Plane, labels: Sequence[Label]) -> bool:
-    """Return whether names would take much of the axes, or one would have no free place near its point."""
+    """Return whether names would take too much of the axes, or one of them has no free place near its point."""
     size = float(mpl.rcParams["font.size"])
     across, up = np.array(ax.get_window_extent().size) * 72 / figure_of(ax).dpi
     area = sum(text_width(label.text, size) for label in labels) * 1.2 * size
@@ -320,4 +326,4 @@ def is_crowded(ax: Axes, data: Plane, labels: Sequence[Label]) -> bool:
         return True
     offsets, size = free_places(ax, labels, data.points)
     gaps = [leader_length(label, offset, size) for label, offset in zip(labels, offsets, strict=True)]
-    return not all(gap < FAR for gap in gaps)  # NaN where there is no place at all
+    return not all(gap < FAR for gap in gaps)  # the gap is NaN, and not below FAR, where there is no free place

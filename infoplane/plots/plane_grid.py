@@ -37,7 +37,7 @@ By = Literal["layer", "estimator", "run", "subset", "settings"]
 
 @keywords(Selection)
 def plane_grid_data(table: ResultTable, *, by: By = "layer", **select: Unpack[Selection]) -> dict[str, Plane]:
-    """The points of each panel, by the panel's name; see `plane_grid` for the parameters."""
+    """Return {name of a panel: its points}; see `plane_grid` for the parameters."""
     if by not in ("layer", *KINDS):
         raise ValueError(f"by must be layer, estimator, run, subset or settings, got {by!r}")
     if by != "layer":
@@ -106,9 +106,9 @@ def plane_grid(
 def grid_axes(
     ax: Sequence[Axes] | None, titles: Sequence[str], caption: Sequence[str], look: Options, across: int
 ) -> contextlib.AbstractContextManager[list[Axes]]:
-    """Return the context of a figure's panels, one for each title: the caller's axes, or those of a new figure.
+    """Return a context manager that gives the panels of a figure, one for each title.
 
-    A new figure has `across` panels in a row.
+    These are the caller's `ax`, or without it the axes of a new figure with `across` panels in a row.
     """
     if ax is not None:
         return panels_of(ax, caption, look, heights=[1.0] * len(titles))
@@ -128,18 +128,24 @@ def draw_path(ax: Axes, data: Plane, norm: Any, look: Look) -> None:
 
 
 def cornered_words(data: Plane) -> list[str]:
-    """Return words that name the layers saturated throughout, which have no name in a panel; an empty list for none."""
+    """Return ["saturated throughout: fc1, fc2"], or [] where no layer is; in the panels these layers have no names."""
     names = [safe_text(layer, limit=24) for layer, cornered in zip(data.layers, data.cornered, strict=True) if cornered]
     return [f"saturated throughout: {listed(names, MOST_DIRECT)}"] if names else []
 
 
 def looks_of(ax: Axes, data: Plane, everywhere: Sequence[str], look: Look) -> list[LayerLook]:
-    """Return the looks of the layers of one panel; a layer has the same marker in all, so all layers are given, too."""
+    """Return the looks of the layers of one panel.
+
+    `everywhere` are the layers of all panels: markers are given out among these, so that a layer has the same in each.
+    """
     looks = layer_looks(ax, everywhere, look, share=PANEL_SHARE, colors=[INK] * len(everywhere), marks=data.marks)
     return [layer for layer in looks if layer.key in data.layers]
 
 
 def name_ends(ax: Axes, data: Plane, looks: Sequence[LayerLook]) -> None:
-    """Name the first and the last layer that say something; the others lie between them in forward order."""
+    """Write the names of the first and the last layer with points that are not saturated throughout.
+
+    The others lie between them, in the order of the forward pass.
+    """
     shown = [i for i in range(len(data.layers)) if data.present[:, i].any() and not data.cornered[i]]
     direct_labels(ax, [last_name(data, i, looks[i]) for i in dict.fromkeys([*shown[:1], *shown[-1:]])], data.points)

@@ -90,7 +90,7 @@ def sensitivity_data(
     steps: Sequence[int] | int | None = None,
     **select: Unpack[Selection],
 ) -> SensitivityData:
-    """One quantity of one run at every setting of an estimator; see `sensitivity` for the parameters."""
+    """Return one quantity of one run at every setting of an estimator; see `sensitivity` for the parameters."""
     name, found = by_scale(table, scale, **select)
     return series_sensitivity(name, found, quantity, steps)
 
@@ -98,7 +98,11 @@ def sensitivity_data(
 def series_sensitivity(
     scale: str, found: Mapping[float, Series], quantity: str, steps: Sequence[int] | int | None
 ) -> SensitivityData:
-    """One quantity at every setting, from series chosen before, as arrays (steps, settings, layers)."""
+    """Return one quantity at every setting as arrays (steps, settings, layers).
+
+    `found` has, by the value of the setting `scale`, the series estimated with it. ValueError where the estimator does
+    not give the quantity, and for `steps` that a setting lacks.
+    """
     first, *_ = found.values()
     if quantity not in first.quantities:
         have = ", ".join(first.quantities)
@@ -106,10 +110,10 @@ def series_sensitivity(
     grids = [series.grid(quantity) for series in found.values()]
     nulls = [series.grid(f"{quantity} null") for series in found.values()]
     at = chosen_steps(grids, steps)
-    rows = [np.searchsorted(one.steps, at) for one in grids]  # nulls have the same rows
+    rows = [np.searchsorted(one.steps, at) for one in grids]  # also the rows of the null, which has the same steps
 
     def stacked(arrays: Iterable[npt.NDArray[Any]]) -> npt.NDArray[Any]:
-        """Return arrays (steps, L), one for each setting, at the chosen steps as one array (S, K, L)."""
+        """Return one array (S, K, L) of the K given ones, each (steps, L) for one setting, at the S chosen steps."""
         return np.stack([of_grid[row] for of_grid, row in zip(arrays, rows, strict=True)], axis=1)
 
     return SensitivityData(
@@ -131,7 +135,10 @@ def series_sensitivity(
 
 
 def chosen_steps(grids: Sequence[Grid], steps: Sequence[int] | int | None) -> FloatArray:
-    """Return the steps asked for, by default the last that every setting has; ValueError for one that some lack."""
+    """Return the steps asked for in ascending order, by default the last one that all grids have.
+
+    ValueError for more than four, for a step that a grid lacks, and for grids without a common step.
+    """
     common = reduce(np.intersect1d, [one.steps for one in grids])
     if common.size == 0:
         raise ValueError("the settings have no step in common; estimate them on the same snapshots")
@@ -147,7 +154,10 @@ def chosen_steps(grids: Sequence[Grid], steps: Sequence[int] | int | None) -> Fl
 
 
 def caption_of(series: Sequence[Series], names: Sequence[str], steps: FloatArray) -> list[str]:
-    """Return the caption of other figures, but with the settings that all share, the steps, and what misleads here."""
+    """Return the parts of the caption: as in other figures, but with only those settings that all `series` share.
+
+    After these come the steps, and a note that changes along the axis are not learned. `names` are quantities.
+    """
     words = [settings_words(one.settings) for one in series]
     shared = [safe_text(word, limit=48) for word in words[0] if all(word in of_one for of_one in words)]
     grids = [[one.grid(name) for name in names] for one in series]
@@ -211,7 +221,7 @@ def sensitivity(
 
 
 def draw_scales(ax: Axes, data: SensitivityData, look: Look, *, log: bool | None) -> None:
-    """Draw one panel: a line for each layer with its null, the ceiling, the legend and the names."""
+    """Draw one panel: a line for each layer with its null at the last step, the ceiling, the legend and the names."""
     ax.set_ylabel(measured(data.label, data.caption, look, panel_height(ax)))
     edges = {side: cut(getattr(data, f"null_{side}")[-1], data.value, data.ceiling) for side in ("low", "high")}
     everything = np.concatenate([a.ravel() for a in (data.value, *edges.values())])
@@ -230,9 +240,9 @@ def draw_scales(ax: Axes, data: SensitivityData, look: Look, *, log: bool | None
 
 
 def scale_axis(ax: Axes, scales: FloatArray, *, log: bool | None) -> None:
-    """Put the settings (K,) on the x axis, with ticks at as many of them as have room.
+    """Set up the x axis for the values `scales` (K,) of the setting, with ticks at as many of them as have room.
 
-    With `log=None` the axis is logarithmic where they span a factor of ten.
+    The axis is logarithmic or linear as `log` says; with None it is logarithmic where the values span a factor of ten.
     """
     low, high = float(scales.min()), float(scales.max())
     if (low > 0 and high >= 10 * low) if log is None else log:
@@ -246,9 +256,9 @@ def scale_axis(ax: Axes, scales: FloatArray, *, log: bool | None) -> None:
 
 
 def draw_layer(ax: Axes, data: SensitivityData, i: int, layer: LayerLook) -> list[Label]:
-    """Draw the lines of layer number `i`, one per step, that of the last step solid; return the label at its end.
+    """Draw the lines of layer number `i`, one for each step; return a list with the label at the end of the last one.
 
-    The label is in a list, which is empty where the layer has no number.
+    Of several steps the last has a solid line. The list is empty where the layer has no number.
     """
     end: list[Label] = []
     for s in range(data.steps.size):
@@ -260,7 +270,7 @@ def draw_layer(ax: Axes, data: SensitivityData, i: int, layer: LayerLook) -> lis
 
 
 def keys_of(data: SensitivityData) -> list[Any]:
-    """The entries of the legend: steps, the null and open marks, as far as the panel has them."""
+    """Return the entries of the legend: steps if there are several, the null and open marks if the panel has them."""
     last = data.steps.size - 1
     keys = [key(f"step {number(at)}", linestyle=layer_line(last - s)) for s, at in enumerate(data.steps) if last]
     if np.isfinite(data.null[-1]).any():

@@ -63,7 +63,7 @@ class SimilarityData(Shown):
 def similarity_data(
     table: ResultTable, quantity: str | None = None, *, step: int | None = None, **select: Unpack[Selection]
 ) -> SimilarityData:
-    """Similarities within one run, or of one run with another, as a matrix; see `similarity`."""
+    """Return the similarities within one run, or of one run with another, as a matrix; see `similarity`."""
     quantity = only_quantity(table) if quantity is None else quantity
     wanted, select["layers"] = select["layers"], None
     series = choose(table, shows=quantity, quantity=[quantity], **select)
@@ -94,7 +94,11 @@ def similarity_data(
 
 
 class Pair(NamedTuple):
-    """A pair of the table: layer, partner, the step and the run that these are of, and its column in the grid."""
+    """What a layer of the table is compared with, and where the number is.
+
+    `partner` is another layer, or "step=9" for the same layer at that `step`; otherwise `step` is None. `other` is the
+    id of the partner's run, "" for the same run; `at` is the column of the pair in the grid.
+    """
 
     layer: str
     partner: str
@@ -104,7 +108,7 @@ class Pair(NamedTuple):
 
     @classmethod
     def of(cls, name: str, at: int) -> Self:
-        """The pair in column `at`, from its name: `fc1 with fc4`, `fc1 with step=9`, `fc1 with fc4@run=ID`."""
+        """Return the pair in column `at` from its name: `fc1 with fc4`, `fc1 with step=9`, `fc1 with fc4@run=ID`."""
         layer, _, partner = name.partition(WITH)
         partner, _, other = partner.partition(_RUN)
         step = _STEP.fullmatch(partner)
@@ -123,7 +127,7 @@ def only_quantity(table: ResultTable) -> str:
 def of_layers(pairs: list[Pair], wanted: Sequence[str] | None) -> list[Pair]:
     """Return the pairs whose layers both match one of the patterns `wanted`, by default all.
 
-    ValueError unless the second layers of all of them are of one run.
+    Of a pair of steps, its one layer must match. ValueError where these pairs have partners in different runs.
     """
     known = {name for pair in pairs for name in (pair.layer, pair.partner) if pair.step is None or name == pair.layer}
     fit = match_layers(wanted or ["**"], sorted(known))
@@ -134,7 +138,10 @@ def of_layers(pairs: list[Pair], wanted: Sequence[str] | None) -> list[Pair]:
 
 
 def one_layer(pairs: list[Pair]) -> str:
-    """Return the layer whose steps are compared, or "" where layers are; ValueError for steps of several layers."""
+    """Return the layer whose steps are compared, or "" where layers are compared with each other.
+
+    ValueError where pairs compare steps of several layers, or both kinds occur.
+    """
     layers = sorted({pair.layer for pair in pairs if pair.step is not None})
     if not layers:
         return ""
@@ -146,7 +153,8 @@ def one_layer(pairs: list[Pair]) -> str:
 def sides(cells: Sequence[Cell], *, square: bool) -> tuple[Names, Names]:
     """Return the names of the rows and of the columns of the map, from its cells.
 
-    Steps are sorted, layers stand as in the table; with `square` both sides have all names.
+    Steps are sorted. Layers stand in the order of the table; columns begin with the layers that are rows, too. With
+    `square` rows and columns are the same.
     """
     down, across = (list(dict.fromkeys(side)) for side in zip(*cells, strict=True))
     if square:
@@ -159,10 +167,10 @@ def sides(cells: Sequence[Cell], *, square: bool) -> tuple[Names, Names]:
 
 
 def filled(grid: Grid, places: Places, down: Names, across: Names, *, square: bool) -> tuple[FloatArray, BoolArray]:
-    """Return the values (A, B) of the map, NaN where it has none, and a mask (A, B) of those no better than chance.
+    """Return the values (A, B) of the map, NaN where the grid has none, and a mask (A, B) of those below their null.
 
-    `places` has the index in `grid` of each cell. With `square` the values are mirrored, and the diagonal is 1 where
-    the table has nothing else there, but for a null.
+    `places` has the index of each cell in `grid`. A `square` map is symmetric: each value also stands in the cell with
+    row and column exchanged. Its diagonal is 1 where the grid has no value for it, unless the quantity is a null.
     """
     value, weak = np.full((len(down), len(across)), np.nan), np.zeros((len(down), len(across)), np.bool_)
     numbers, flag = drawable(grid.value), grid.flag("below_null")
@@ -221,14 +229,17 @@ def similarity(
 
 
 def name_steps(ax: Axes, data: SimilarityData) -> None:
-    """Name round steps on both sides."""
+    """Write round steps at the ticks of both axes."""
     for axis, steps in ((ax.yaxis, data.down), (ax.xaxis, data.across)):
         axis.set_ticks(*round_steps(np.asarray(steps, dtype=np.float64)))
         axis.set_label_text("step")
 
 
 def name_layers(ax: Axes, data: SimilarityData, look: Options) -> None:
-    """Name the layers down the side and, upright, below the map."""
+    """Write the names of the layers beside the rows and, turned upright, below the columns.
+
+    Where there are many, only every second, third, ... is named.
+    """
     down, across = (row_looks(ax, list(map(str, side)), look, share=END_SHARE) for side in (data.down, data.across))
     name_rows(ax, down, most=MOST_NAMES)
     every = -(-len(across) // MOST_NAMES)

@@ -49,12 +49,12 @@ class SnrData(Brief):
 
 
 ONE_ESTIMATOR = ("estimator", "settings", "subset")
-"""No choices here: what was recorded is of one kind."""
+"""Keywords that this figure does not take: recorded metrics have no estimator, settings or subset to choose."""
 
 
 @keywords(Selection, without=ONE_ESTIMATOR)
 def snr_data(table: ResultTable, **select: Unpack[Selection]) -> SnrData:
-    """Recorded gradient moments of one run; see `snr`."""
+    """Return the recorded gradient moments of one run as arrays (S, L); ValueError where the table has none."""
     check_recorded(table)
     chosen: Selection = {**select, "estimator": RECORDED, "layers": select["layers"] or ["**"]}
     series = choose(table, quantity=(MEAN, STD, WEIGHT), **chosen)
@@ -124,7 +124,7 @@ def snr(
 
 
 def draw_moments(ax: Axes, data: SnrData, look: Look, *, log: bool | None) -> None:
-    """Draw the mean solid and the standard deviation dashed, one colour per layer."""
+    """Draw the norm of the mean gradient as solid and that of its standard deviation as dashed lines, one per layer."""
     ax.set_ylabel("gradient / weight" if data.relative else "gradient norm")
     labels = draw_lines(ax, data, data.mean, look, "mean", log=log)
     draw_lines(ax, data, data.std, look, "std", log=log, linestyle=DASHED)
@@ -133,7 +133,7 @@ def draw_moments(ax: Axes, data: SnrData, look: Look, *, log: bool | None) -> No
 
 
 def draw_ratio(ax: Axes, data: SnrData, look: Look, *, log: bool | None) -> None:
-    """Draw the ratio, with a line at 1 where that is among the values."""
+    """Draw the ratio of mean to standard deviation, a line for each layer, and a dotted line at 1 if it is in view."""
     ax.set_ylabel("mean / std")
     labels = draw_lines(ax, data, data.ratio, look, "ratio", log=log)
     low, high = ax.get_ylim()
@@ -143,10 +143,13 @@ def draw_ratio(ax: Axes, data: SnrData, look: Look, *, log: bool | None) -> None
 
 
 def log_axis(ax: Axes) -> None:
-    """Make the y axis logarithmic; 2 and 5 are named beside the decades where it spans less than two of them."""
+    """Make the y axis logarithmic, with numbers at powers of ten.
+
+    An axis that holds fewer than two powers of ten also has numbers at 2 and 5 times a power.
+    """
 
     def between(value: float, _: int) -> str:
-        """The name of a minor tick: of 2 and 5 on a short axis, else none."""
+        """Return the text of a minor tick: the value at 2 and 5 times a power of ten on a short axis, else ""."""
         low, high = np.log10(ax.get_ylim())
         return f"{value:g}" if np.floor(high) <= np.ceil(low) and f"{value:e}"[0] in "25" else ""
 
@@ -160,10 +163,10 @@ def draw_lines(
 ) -> list[Label]:
     """Draw `values` (S, L) on a logarithmic axis, a line for each layer, and return the labels at their ends.
 
-    `part` is the id of each line within its layer. What a logarithmic axis has no place for, zeros and numbers near
-    the largest float, is left out.
+    `part` is the last part of the id by which a line is found again. Numbers that a logarithmic axis cannot show are
+    left out: 0 and those near the largest float.
     """
-    # Before training there are no gradients, so step 0 needs no place.
+    # The x axis holds the steps with gradients: before training there are none, and step 0 needs no room.
     known = np.isfinite(np.concatenate([data.mean, data.std], axis=1)).any(axis=1)
     step_axis(ax, data.times[known] if known.any() else data.times, log=log)
     log_axis(ax)

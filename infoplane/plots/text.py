@@ -25,7 +25,7 @@ _FONT = ("family", "sans-serif", "serif", "monospace", "cursive", "fantasy", "st
 
 
 def safe_text(text: object, *, limit: int = 32, legend: bool = False) -> str:
-    """Return a string from a stranger as Matplotlib text that shows every character and obeys none.
+    """Return an untrusted string as text for Matplotlib in which every character is shown and none has an effect.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ def safe_text(text: object, *, limit: int = 32, legend: bool = False) -> str:
     str
         One line in which `$` is escaped; never empty.
     """
-    # Shortened twice: the first bounds the work, the second what escapes have added.
+    # Shortened twice: first so that a huge text takes no time, then since escapes have made the text longer.
     shown = shorten(printable(shorten(str(text), 4 * limit)), limit).strip() or "(no name)"
     return (" " if legend and shown.startswith("_") else "") + shown.replace("$", r"\$")
 
@@ -57,10 +57,10 @@ def safe_names(names: Iterable[str], *, limit: int = 32, legend: bool = False) -
 
 
 def fitted_names(names: Iterable[str], width: float, size: float, *, most: int = 20) -> dict[str, str]:
-    """Return {name: text to show}, each text at most `most` letters and, if that can be, `width` points wide.
+    """Return {name: text to show}, each text at most `most` letters long and, if possible, at most `width` points wide.
 
-    Tried in turn: the full names, the names without the parts that all share, their last two parts, and names with
-    letters left out. Names stay different from each other. `size` is that of the font, in points.
+    These are tried in turn: the full names, the names without the parts that all share, their last two parts, and names
+    with letters left out. Different names keep different texts. `size` is that of the font, in points.
     """
     full = list(dict.fromkeys(names))
     if not full:
@@ -73,7 +73,7 @@ def fitted_names(names: Iterable[str], width: float, size: float, *, most: int =
     shown: dict[str, str] = {}
     for candidate, limit in tries:
         if shown and len({safe_text(name, limit=limit) for name in candidate}) < len(full):
-            break  # shortened further, names would be taken for one another
+            break  # two names would become equal: keep the wider texts that were tried before
         shown = dict(zip(full, safe_names(candidate, limit=limit).values(), strict=True))
         if max(text_width(text, size) for text in shown.values()) <= width:
             break
@@ -81,9 +81,9 @@ def fitted_names(names: Iterable[str], width: float, size: float, *, most: int =
 
 
 def shortened(shorten_all: Callable[[Sequence[str]], list[str]], names: Sequence[str]) -> list[str]:
-    """Return what `shorten_all` makes of these names, or the names themselves where it would make two of them equal.
+    """Return the names shortened by the function `shorten_all`, or unchanged where it would make two of them equal.
 
-    The name of a pair of layers, `fc1 with fc4`, is taken apart, and both names in it are shortened.
+    In the name of a pair of layers, `fc1 with fc4`, both parts are shortened.
     """
     pairs = [name.split(WITH) for name in names]
     layers = list(dict.fromkeys(layer for pair in pairs for layer in pair))
@@ -99,7 +99,8 @@ def without_shared_parts(names: Sequence[str]) -> list[str]:
     """
     parts = [name.split(".") for name in names]
     dotted = [p for p in parts if len(p) > 1]
-    # How many parts all have in common, counted from the first and from the last; of lists it compares whole parts.
+    # How many parts all names share at their beginnings and at their ends (`commonprefix` also takes lists, of which
+    # it compares the entries).
     ahead, behind = (len(os.path.commonprefix([p[::turn] for p in dotted])) for turn in (1, -1))  # noqa: RUF071
     return [".".join(p[max(ahead - 1, 0) : len(p) - behind] or p) if len(p) > 1 else p[0] for p in parts]
 
@@ -111,18 +112,21 @@ def text_width(text: str, size: float) -> float:
     return max((_line_width(line, size, font) for line in text.split("\n") if line.strip()), default=0.0)
 
 
-# Names and the words of captions are tried in many lengths, and come again in every panel.
+# Cached, since each panel measures the same names and words, and tries several lengths of them.
 @functools.lru_cache(maxsize=4096)
 def _line_width(line: str, size: float, font: tuple[str, ...]) -> float:
-    """Return the width of one line in points; `font` only makes the cache notice another font, which is read here."""
+    """Return the width of one line in points, in the font of the current settings.
+
+    `font` is not used: as an argument it keeps the cache from returning the width in another font.
+    """
     x = TextPath((0, 0), line, size=size).vertices[:, 0]  # control points enclose the curves, within a per cent
     return float(x.max() - x.min())
 
 
 def wrap(parts: Sequence[str], width: float, size: float, *, joint: str = "  ·  ") -> str:
-    """Join `parts` into lines of at most `width` points in a font of `size` points, broken between parts.
+    """Return `parts` joined by `joint`, broken into lines of at most `width` points in a font of `size` points.
 
-    A part that is too long for a line is broken at its spaces. A setting, `name = value`, stays together.
+    Lines are broken between parts. A part too long for one line is broken at spaces, but not within `name = value`.
     """
     lines: list[str] = []
     for part in parts:

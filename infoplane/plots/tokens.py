@@ -60,7 +60,7 @@ class TokensData(Shown):
 
     @property
     def fence(self) -> FloatArray:
-        """(L,): the thresholds that a value could pass, NaN for those above the ceiling."""
+        """(L,): the threshold of each layer, NaN where it lies above the ceiling, so that no value can pass it."""
         top = np.inf if self.ceiling is None else self.ceiling.value
         return np.where(self.threshold <= top, self.threshold, np.nan)
 
@@ -74,7 +74,7 @@ def tokens_data(
     whisker: float = 1.5,
     **select: Unpack[Selection],
 ) -> TokensData:
-    """One quantity of one run along its positions; see `tokens`."""
+    """Return one quantity of one run at one step, as arrays over layers and positions; see `tokens`."""
     if not any(token_position(layer) is not None for layer in set(table["layer"].tolist())):
         raise ValueError("the table has no single positions; analyze with layers=['LAYER[token=*]'] first")
     layers = select["layers"] or ["**"]
@@ -104,7 +104,10 @@ def tokens_data(
 
 
 def row_of(steps: FloatArray, values: FloatArray, step: int | None, quantity: str) -> int:
-    """Return the row of `values` (S, L) at a step, by default the last that has a number; ValueError where none has."""
+    """Return the number of the row of `values` (S, L) at `step`, by default at the last step that has a number.
+
+    ValueError where there is no number at that step, or at any. `quantity` is the name of the values, for the error.
+    """
     have = steps[np.isfinite(values).any(axis=1)].astype(np.int64).tolist()
     wanted = step if step is not None else have[-1] if have else None
     if wanted not in have:
@@ -113,9 +116,9 @@ def row_of(steps: FloatArray, values: FloatArray, step: int | None, quantity: st
 
 
 def along(keys: list[str], values: FloatArray) -> tuple[list[str], npt.NDArray[np.int64], FloatArray]:
-    """Return the layers (L of them), the positions (P,), and the values as (L, P), NaN where a number is missing.
+    """Return the names of the L layers, the positions (P,), and the values as (L, P), NaN where a number is missing.
 
-    `keys` are names such as `block1[token=3]`, each with the value of its position in `values`.
+    `keys` are names of layers with a position, such as `block1[token=3]`; `values` has a number for each of them.
     """
     names = list(dict.fromkeys(split_token(key)[0] for key in keys))
     places = np.array([token_position(key) or 0 for key in keys], dtype=np.int64)

@@ -24,7 +24,7 @@ from infoplane.results.limits import FILL, HUGE, LEAST_BITS, LEAST_SHARE, NEAR_Z
 from infoplane.results.trajectories import Grid
 from infoplane.results.views import (
     Series,
-    by_looking,
+    advice_words,
     default_layers,
     is_in,
     metric_group,
@@ -94,7 +94,7 @@ def estimate_data(series: Series, runs: list[str], place: Mapping[str, int]) -> 
     """What the page holds of one estimate: name, N, name of its ceiling, numbers by run, mean over three or more."""
     grids = {run: grids_of(series.of_run(run)) for run in series.runs}
     mean = mean_grids(series)
-    words = by_looking(series.table, series.estimator, series.settings, series.runs)
+    words = advice_words(series.table, series.estimator, series.settings, series.runs)
     words += [*map(printable, series.method_words()), *series.unlabelled]
     return {
         "name": estimate_name(series),

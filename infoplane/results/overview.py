@@ -122,7 +122,7 @@ def _quantities(rows: ResultTable) -> list[str]:
 
 def _head(rows: ResultTable, estimator: str, settings: str, subset: str, quantities: Sequence[str]) -> str:
     """The line above a table: estimator, settings, subset, N, steps, and the largest values that are possible."""
-    looked = by_looking(rows, estimator, settings, dict.fromkeys(rows.run.tolist()))
+    looked = advice_words(rows, estimator, settings, dict.fromkeys(rows.run.tolist()))
     words = named_way(estimator, [*words_of(settings, rows.config.tolist()), *looked], subset)
     sizes = dict.fromkeys([min(rows.n_samples), max(rows.n_samples)])
     left_out = "".join(f", {each}" for each in unlabelled_words(rows, subset, dict.fromkeys(rows.run.tolist())))
@@ -225,7 +225,7 @@ BY_LOOKING = "scale chosen by looking"
 """What figures say of a scale that `advise` picked."""
 
 
-def by_looking(table: ResultTable, estimator: str, settings: str, runs: Iterable[str] | None = None) -> list[str]:
+def advice_words(table: ResultTable, estimator: str, settings: str, runs: Iterable[str] | None = None) -> list[str]:
     """[BY_LOOKING] if advice on any of these runs (by default of the table) picked this setting, else []."""
     known = table.meta.get("runs", {})
     for run in known if runs is None else runs:

@@ -25,7 +25,7 @@ from infoplane.core.units import BIT
 from infoplane.results._csv import COLUMNS, by_value
 from infoplane.results.branches import MARKS, by_method
 from infoplane.results.names import PAIR, pair_name, run_names, runs_called
-from infoplane.results.overview import by_looking as by_looking
+from infoplane.results.overview import advice_words as advice_words
 from infoplane.results.overview import settings_words as settings_words
 from infoplane.results.overview import unlabelled_words, words_of
 from infoplane.results.table import ResultTable
