@@ -76,18 +76,21 @@ _DAMAGED = "the table is damaged: delete it and analyse again"
 
 
 def visible(text: str) -> str:
-    """`text` with what a terminal or a spreadsheet would obey written as a backslash escape."""
+    """Return the text with control characters, invisible marks and backslashes written as backslash escapes.
+
+    A terminal or a spreadsheet could act on such characters, and a line break would end the row.
+    """
     return _UNSAFE.sub(_escape_one, text)
 
 
 def _escape_one(match: re.Match[str]) -> str:
-    """The backslash escape of one character."""
+    """Return the backslash escape of the character that was matched."""
     c = match.group()
     return _SHORT.get(c) or (f"\\x{ord(c):02x}" if ord(c) < 256 else f"\\u{ord(c):04x}")
 
 
 def _unescape_one(match: re.Match[str]) -> str:
-    """The character that one backslash escape stands for."""
+    """Return the character that the matched backslash escape stands for."""
     code = match.group(1)
     return _LONG.get(code) or chr(int(code[1:], 16))
 
@@ -101,9 +104,9 @@ def format_text(text: str) -> str:
 
 
 def parse_text(cell: str) -> str:
-    """Return the text of a cell without its quotes, which the CSV reader takes off: escapes are undone.
+    """Return the text that `format_text` has written as this cell: undo escapes, and remove a leading apostrophe.
 
-    A leading apostrophe, which keeps spreadsheets from running a formula, is taken off, too.
+    The CSV reader has removed the quotes of the cell already. The apostrophe keeps spreadsheets from running a formula.
     """
     if cell[:1] == "'":
         cell = cell[1:]
@@ -111,14 +114,14 @@ def parse_text(cell: str) -> str:
 
 
 def format_float(value: float) -> str:
-    """The shortest decimal that reads back as the same float64; empty for NaN."""
+    """Return the shortest decimal text that reads back as the same float64; "" for NaN."""
     return "" if value != value else repr(float(value))
 
 
 def format_rows(rows: Iterable[Row]) -> bytes:
     """Return the rows as lines of the table, without its header."""
-    # Column by column: a text or a number that comes again is written once.
-    columns = zip(COLUMNS, zip(*rows, strict=True), strict=False)  # there are no columns where there are no rows
+    # Column by column, since the function for a column keeps the texts of cells that occur again.
+    columns = zip(COLUMNS, zip(*rows, strict=True), strict=False)  # without rows `zip` gives no columns
     cells = [list(map(_writer(name), column)) for name, column in columns]
     return "".join(",".join(line) + "\n" for line in zip(*cells, strict=True)).encode()
 
@@ -127,28 +130,31 @@ def _writer(column: str) -> Callable[[Any], str]:
     """Return the function that writes a value of this column as the text of a cell."""
     if column in FLOATS:
         return format_float
-    # A bool is written as 0 or 1.
+    # `int`, so that a bool is written as 0 or 1.
     return cache((lambda value: str(int(value))) if column in INTEGERS else format_text)
 
 
 def with_added_columns(data: bytes) -> bytes:
-    """Return the whole lines of a table with the columns added since the release that wrote it, all empty."""
+    """Bring a table written by an older release up to date: add the columns that it lacks, with empty cells.
+
+    `data` must hold complete lines; a table that has all columns is returned as it is.
+    """
     if not data.startswith(OLD_HEADER):
         return data
-    # A row is one line, and an empty text an empty cell.
+    # Each line is one row: a comma before its end adds an empty cell.
     return HEADER + data[len(OLD_HEADER) :].replace(b"\n", b"," * len(ADDED) + b"\n")
 
 
 def whole_lines(data: bytes) -> bytes:
-    """Return `data` up to its last line break: a last line without one was torn in writing."""
+    """Return `data` up to and with its last line break: a last line without one was not written completely."""
     return data[: data.rfind(b"\n") + 1]
 
 
 def parse_table(data: bytes, path: Path) -> dict[str, Array]:
-    """Columns of a table file; a torn last line is dropped.
+    """Return the columns of a table file as arrays (rows,); an incomplete last line is dropped.
 
-    Columns may come in any order, further ones are ignored; `partner`, which earlier releases had not, is "" where
-    it is missing.
+    Columns may stand in any order, and unknown ones are ignored. Where `partner` is missing, as in tables of earlier
+    releases, it is "". `path` is for errors.
 
     Raises
     ------
@@ -171,7 +177,7 @@ def parse_table(data: bytes, path: Path) -> dict[str, Array]:
 
 
 def _columns(lines: Iterator[list[str]], path: Path) -> dict[str, list[Any]]:
-    """Return {column: its values} of the lines, the first of which is the header.
+    """Return {column: list of its values} from the lines, each a list of cells; the first line is the header.
 
     ValueError for a missing column, a line with more or fewer fields than the header, and a cell that cannot be read.
     """
@@ -179,7 +185,7 @@ def _columns(lines: Iterator[list[str]], path: Path) -> dict[str, list[Any]]:
     check_header(header, path)
     columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
     readers = {name: _reader(name) for name in COLUMNS}
-    # In pieces that stay in the processor's cache while rows become columns.
+    # 256 lines at a time: so few stay in the processor's cache, which makes turning rows into columns fast.
     while piece := list(islice(lines, 256)):
         widths = list(map(len, piece))
         if set(widths) != {len(header)}:
@@ -191,13 +197,13 @@ def _columns(lines: Iterator[list[str]], path: Path) -> dict[str, list[Any]]:
             try:
                 column += map(readers[name], cells[header.index(name)] if name in header else [""] * len(piece))
             except ValueError as error:
-                # The column has grown up to the cell that could not be read.
+                # `+=` has added the cells before the bad one, so that the length of the column says which line it is.
                 raise ValueError(f"{path} line {len(column) + 2}: {name} {error}") from None
     return columns
 
 
 def check_header(line: Sequence[str], path: Path) -> None:
-    """Raise ValueError when a column is missing."""
+    """Raise ValueError if the header `line` lacks a column, other than those added since earlier releases."""
     if missing := [c for c in COLUMNS if c not in line and c not in ADDED]:
         raise ValueError(
             f"{path} is no results table: column{'s' * (len(missing) > 1)} {', '.join(missing)} missing, "
@@ -206,9 +212,9 @@ def check_header(line: Sequence[str], path: Path) -> None:
 
 
 class _Memo(dict[str, Any]):
-    """Reads each distinct cell once: the cells of most columns repeat."""
+    """Values of cells by their text: `read` is called once for each distinct text, since most cells repeat."""
 
-    # A dictionary, since finding a cell in it takes half as long as in `functools.cache`.
+    # A dictionary takes half as long as `functools.cache` to find a text that was read before.
     def __init__(self, read: Callable[[str], Any]) -> None:
         self.read = read
 
@@ -234,9 +240,9 @@ def by_value(cells: Sequence[Any], function: Callable[[Any], Any], dtype: Any = 
 
 
 def typed_columns(columns: Mapping[str, Any]) -> dict[str, Array]:
-    """Return the columns as arrays (rows,) of the table's types; ValueError unless all have the length of `run`.
+    """Return the columns as arrays (rows,) of the table's types; ValueError unless all are as long as `run`.
 
-    A column that earlier releases had not is filled with empty texts where it is missing.
+    A column that earlier releases did not have may be missing: it gets empty texts.
     """
     added = {c: [""] * len(columns["run"]) for c in ADDED if c not in columns}
     arrays = {c: np.asarray(added[c] if c in added else columns[c], dtype=_TYPES.get(c, object)) for c in COLUMNS}
@@ -248,7 +254,7 @@ def typed_columns(columns: Mapping[str, Any]) -> dict[str, Array]:
 
 
 def _float(cell: str) -> float:
-    """The number in a cell, NaN in an empty one."""
+    """Return the number in a cell, NaN for an empty one; ValueError for anything else."""
     if not cell:
         return NAN
     try:
@@ -258,7 +264,7 @@ def _float(cell: str) -> float:
 
 
 def _int64(cell: str) -> int:
-    """The whole number in a cell."""
+    """Return the whole number in a cell; ValueError where there is none, or it needs more than 64 bits."""
     try:
         number = int(cell)
     except ValueError:

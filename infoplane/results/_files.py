@@ -21,24 +21,24 @@ MAX_META_BYTES = 256 << 20
 
 
 def csv_path(path: str | os.PathLike[str]) -> Path:
-    """`path` itself, or `results.csv` in it when it is a run directory."""
+    """Return `path` itself, or the path of `results.csv` in it where it is a directory, that of a run."""
     path = Path(path)
     return path / "results.csv" if path.is_dir() else path
 
 
 def meta_path(table: Path) -> Path:
-    """The JSON beside a table: `results.json` for `results.csv`."""
+    """Return the path of the JSON beside a table: `results.json` for `results.csv`."""
     return table.with_suffix(".json")
 
 
 def write_meta(path: Path, meta: Mapping[str, Any]) -> None:
-    """Write strict JSON atomically; NaN and infinities are refused by the encoder."""
+    """Write `meta` as strict JSON, replacing the file atomically; ValueError for NaN and infinities."""
     text = json.dumps(meta, indent=1, sort_keys=True, ensure_ascii=True, allow_nan=False)
     publish(path.parent, path.name, [text.encode() + b"\n"])
 
 
 def read_meta(path: Path) -> dict[str, Any]:
-    """The JSON beside a table, or {} where there is none.
+    """Return the content of the JSON beside a table, {} where there is no such file.
 
     Raises
     ------
@@ -58,9 +58,9 @@ def read_meta(path: Path) -> dict[str, Any]:
 
 
 def _content(path: Path, limit: int | None = None) -> bytes:
-    """Return the bytes of a regular file; ValueError for any other, and for one of more than `limit` bytes.
+    """Return the bytes of a file; ValueError for one of more than `limit` bytes, and for what is no regular file.
 
-    A pipe would keep the reader waiting, and a device never ends.
+    To read a pipe could wait forever, and a device may have no end.
     """
     if path.exists() and not path.is_file():
         raise ValueError(f"{path} is not a regular file")
@@ -70,9 +70,10 @@ def _content(path: Path, limit: int | None = None) -> bytes:
 
 
 def check_digest(data: bytes, meta: Mapping[str, Any], path: Path) -> None:
-    """Raise ValueError if the table does not begin with the bytes whose length and digest its JSON has in `meta`.
+    """Raise ValueError if `data`, the bytes of a table, were changed since its JSON was written.
 
-    Rows appended later may follow. A shorter file is taken for torn: what is missing is computed again.
+    `meta` has the length and the digest of the bytes that the table had then. Rows appended later may follow these. A
+    shorter table is no error: it was cut off, and an analysis computes the missing rows again.
     """
     sealed = meta.get("table")
     if not isinstance(sealed, Mapping):
@@ -100,7 +101,10 @@ def read_files(path: Path, *, verify: bool = True) -> tuple[dict[str, Array], di
 
 
 def write_files(path: Path, rows: bytes, meta: Mapping[str, Any]) -> None:
-    """Replace a table and its JSON. The digest goes in last, so that a stop in between leaves no false one."""
+    """Replace a table and its JSON, holding the lock of the table.
+
+    The JSON gets the digest last: a process that is stopped in between leaves a JSON without one, not a wrong one.
+    """
     plain = with_paths(meta, lambda run: os.path.relpath(run, path.parent))
     data = HEADER + rows
     with contextlib.ExitStack() as stack:
@@ -110,22 +114,25 @@ def write_files(path: Path, rows: bytes, meta: Mapping[str, Any]) -> None:
 
 
 def _replace(path: Path, data: bytes, meta: Mapping[str, Any]) -> None:
-    """Replace a table whose lock is held; the old digest goes first, since it does not fit the new rows."""
+    """Replace the table and write its JSON without a digest; the caller holds the lock.
+
+    The JSON is written first, since the old digest would not fit the new rows.
+    """
     write_meta(meta_path(path), {name: value for name, value in meta.items() if name != "table"})
     publish(path.parent, path.name, [data])
 
 
 def _opened(path: Path) -> BinaryIO:
-    """The table's file, open to be read and appended to; an empty one is made where there is none."""
+    """Open the file of a table for reading and writing, and return it; where there is none, an empty one is made."""
     return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666), "r+b")
 
 
 class TableWriter(contextlib.AbstractContextManager["TableWriter"]):
     """Appends rows to one table as its only writer.
 
-    Opening takes the lock, checks header and digest and cuts a torn last line off; a table of an earlier release is
-    written anew with the columns that it lacks, in one step. `columns` and `meta` hold what is there. Each `append` is
-    on the disk when it returns. Closing writes `meta` and the digest.
+    Opening takes the lock, checks header and digest, and cuts off an incomplete last line; a table of an earlier
+    release is replaced by one with the columns that it lacks. `columns` and `meta` hold what the table has then. When
+    `append` returns, the rows are on the disk. Closing writes `meta` and the digest.
 
     Parameters
     ----------
@@ -134,8 +141,8 @@ class TableWriter(contextlib.AbstractContextManager["TableWriter"]):
     Attributes
     ----------
     unsealed : bool
-        The table is not as long as the JSON says: its writer was killed or the file was cut, and the last rows
-        may be a part of what was to be written together.
+        The table has not the length that the JSON says: its last writer was killed, or the file was cut off, so that
+        the last rows may be only a part of what was to be written together.
 
     Raises
     ------
@@ -146,7 +153,7 @@ class TableWriter(contextlib.AbstractContextManager["TableWriter"]):
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Lock and check the table, cut off a torn last line, and add columns that an earlier release lacks."""
+        """Lock and check the table, cut off an incomplete last line, and add the columns that an old table lacks."""
         self.path = csv_path(path)
         with contextlib.ExitStack() as stack:
             stack.callback(lock_table(self.path).release)
@@ -164,7 +171,7 @@ class TableWriter(contextlib.AbstractContextManager["TableWriter"]):
                 )
             sealed = self.meta.get("table")
             self.unsealed = not isinstance(sealed, dict) or len(kept) != sealed.get("bytes")
-            if len(fresh) > len(kept):  # of an earlier release: its rows now have the columns added since
+            if len(fresh) > len(kept):  # the table was of an earlier release: replace it by the one with all columns
                 self._file.close()
                 _replace(self.path, fresh, self.meta)
                 self._file = stack.enter_context(_opened(self.path))
@@ -176,7 +183,7 @@ class TableWriter(contextlib.AbstractContextManager["TableWriter"]):
             if not fresh:
                 self._write(HEADER)
                 sync_directory(self.path.parent)
-            # From here on `close` gives back what an error has not.
+            # No error can occur any more: keep the lock and the file open until `close` releases them.
             self._open = stack.pop_all()
 
     def append(self, rows: Iterable[Row]) -> None:
@@ -189,12 +196,12 @@ class TableWriter(contextlib.AbstractContextManager["TableWriter"]):
         self._file.write(data)
         self._file.flush()
         os.fsync(self._file.fileno())
-        # What was written whole: a failed write may have left a piece.
+        # Counted only after success: the digest is to cover no piece that a failed write has left.
         self._hash.update(data)
         self._size += len(data)
 
     def close(self) -> None:
-        """Write the JSON beside the table and let the lock go."""
+        """Write the JSON beside the table, with the digest, and release the lock; a second call does nothing."""
         if self._file.closed:
             return
         try:
@@ -208,7 +215,10 @@ class TableWriter(contextlib.AbstractContextManager["TableWriter"]):
 
 
 def lock_table(path: Path) -> PidLock:
-    """Take the lock of a table, a file beside it; BlockingIOError where another process writes the table."""
+    """Take the lock of a table, a file beside it, and return it.
+
+    BlockingIOError where another process writes the table; FileNotFoundError where the directory does not exist.
+    """
     try:
         return PidLock(path.with_name(path.name + ".lock"))
     except Locked as held:

@@ -14,7 +14,10 @@ MARKS = "†‡§¶"
 
 
 def choice_of(config: str, quantity: str) -> tuple[str, str]:
-    """The method that an estimator chose for a quantity, and why; both "" of estimators that do not choose."""
+    """Return the method that an estimator chose for a quantity, and the reason; both "" where it does not choose.
+
+    `config` is a cell of the table, the JSON text in which the estimator noted its choice.
+    """
     if '"branch"' not in config:
         return "", ""
     # An estimator may choose one method for I(X;T), noted as `branch_xt`, and another for what is about labels.
@@ -24,7 +27,10 @@ def choice_of(config: str, quantity: str) -> tuple[str, str]:
 
 
 def prepared_fields(config: str) -> dict[str, Any]:
-    """What the innermost estimator's `prepare` noted in `config`, a JSON text; {} where it noted nothing."""
+    """Return what the estimator's `prepare` noted in `config`, a JSON text; {} where it noted nothing.
+
+    Of a wrapper around an estimator it is what the innermost one noted.
+    """
     found = json.loads(config).get("prepared")
     while isinstance(found, dict) and isinstance(found.get("estimator"), dict):
         found = found["estimator"]
@@ -32,15 +38,16 @@ def prepared_fields(config: str) -> dict[str, Any]:
 
 
 def by_method(table: ResultTable, quantities: Iterable[str] | None = None) -> dict[str, list[str]]:
-    """Layers by the methods of these quantities (by default all), those of most layers first; none where none chose.
+    """Return {words for the methods: the layers with these}, the one with most layers first.
 
-    Methods are named as `knn`, or where quantities differ in them as `I(X;T) by flow, I(T;Y) by knn`.
+    Words are `knn`, or `I(X;T) by flow, I(T;Y) by knn` where the methods of a layer differ between quantities. Only
+    these `quantities` count, by default all. {} where no estimator chose between methods.
     """
     wanted = None if quantities is None else set(quantities)
     of_layer: dict[str, dict[tuple[str, str], None]] = {}
     rows = zip(table.layer.tolist(), table.quantity.tolist(), table.branch.tolist(), strict=True)
     for layer, quantity, branch in dict.fromkeys(rows):
-        # By default no nulls and bounds, whose names end in a word.
+        # All quantities means those whose name ends in ")": names of nulls and bounds end in a word, as " null".
         if branch and (quantity in wanted if wanted is not None else quantity.endswith(")")):
             of_layer.setdefault(layer, {})[quantity, branch] = None
     found: dict[str, list[str]] = {}

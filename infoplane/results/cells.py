@@ -10,13 +10,16 @@ from infoplane.results._csv import format_float, format_text
 
 
 def csv_bytes(columns: Mapping[str, Sequence[object]]) -> bytes:
-    """The columns, equally long, below their names; None and NaN are empty, texts written as in a results table."""
+    """Return equally long columns as the bytes of a CSV with a header.
+
+    None and NaN are empty cells; texts are written as in a results table.
+    """
     lines = [map(format_text, columns), *(map(_cell, row) for row in zip(*columns.values(), strict=True))]
     return "".join(",".join(line) + "\n" for line in lines).encode()
 
 
 def _cell(value: object) -> str:
-    """The text of one cell; whole numbers have no fraction, bools are True and False."""
+    """Return the text of one cell: a float that is a whole number without its ".0", a bool as True or False."""
     if value is None:
         return ""
     if isinstance(value, float | np.floating):

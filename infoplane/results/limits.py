@@ -24,15 +24,16 @@ HUGE = 1e15
 
 
 def drawable(values: FloatArray) -> FloatArray:
-    """The values, NaN where no axis could draw them."""
+    """Return the values with NaN in place of those too large to draw."""
     return np.where(np.abs(values) <= HUGE, values, np.nan)
 
 
 def axis_limits(values: FloatArray, ceiling: float | None = None, *, unit: str = BIT) -> tuple[float, float]:
-    """Limits that hold everything drawn, and the ceiling too where the values then still fill two fifths of the axis.
+    """Return limits (low, high) of an axis that hold all `values`, with a little room beyond them.
 
-    An axis spans at least the larger of 0.05 bit and 2 % of the ceiling, so that a fall of 2e-5 bit looks flat. An axis
-    that would begin near 0 begins at 0: what is lost is then seen against what there was.
+    They hold the ceiling, too, where the values then still fill two fifths of the axis. An axis spans at least the
+    larger of 0.05 bit and 2 % of the ceiling, so that a fall of 2e-5 bit looks flat. An axis that would begin near 0
+    begins at 0, so that a fall is seen in proportion to the value.
 
     Parameters
     ----------
@@ -63,7 +64,11 @@ def axis_limits(values: FloatArray, ceiling: float | None = None, *, unit: str =
 
 
 def widened(low: float, high: float, ceiling: float | None = None, *, unit: str = BIT) -> tuple[float, float]:
-    """The limits, moved apart to the least span; an axis that cannot be negative gets no room below 0."""
+    """Return the limits, moved apart where they are nearer to each other than an axis is to span at least.
+
+    The least span is 2 % of the ceiling (without one, of the larger limit), and 0.05 if the unit is bits. Limits of
+    values that are not negative are not moved below 0.
+    """
     largest = max(abs(low), abs(high)) or 1.0
     least = max(LEAST_SHARE * (largest if ceiling is None else ceiling), LEAST_BITS if unit == BIT else 0.0)
     if high - low >= least:

@@ -45,19 +45,23 @@ class Loss:
     name: str = ""
 
     def __str__(self) -> str:
-        """The loss in one line that is safe to print."""
+        """Return the loss in one line that is safe to print."""
         place = f"{self.file}: " if self.file else ""
         steps = f" ({step_words(self.steps)})" if self.steps else ""
         return printable(f"run {shorten(self.called, 40)}: {place}{shorten(self.what, 400)}{steps}")
 
     @property
     def called(self) -> str:
-        """The run as a person reads it."""
+        """The name of the run, or its id where it has no name."""
         return self.name or self.run
 
 
 def losses(table: ResultTable, runs: Iterable[str] | None = None, layers: Iterable[str] | None = None) -> list[Loss]:
-    """What is lost of these runs (by default of all that have rows) and layers, as the table's meta says."""
+    """Return the losses that the table's meta lists for these runs and layers.
+
+    By default the runs are all that have rows, and all layers count. A loss that concerns a whole step counts for every
+    layer.
+    """
     about, names = table.meta.get("runs", {}), run_names(table)
     wanted = names if runs is None else dict.fromkeys(runs)
     known = about if isinstance(about, Mapping) else {}
@@ -68,7 +72,7 @@ def losses(table: ResultTable, runs: Iterable[str] | None = None, layers: Iterab
 
 
 def read_losses(paths: Sequence[str | os.PathLike[str]]) -> list[Loss]:
-    """What tables on disk (CSV files or run directories) say to be lost, without reading their rows."""
+    """Return the losses that tables on disk (CSV files or run directories) list, without reading their rows."""
     known: dict[str, Any] = {}
     for path in map(csv_path, paths):
         about = placed(read_meta(meta_path(path)), path).get("runs")
@@ -78,9 +82,9 @@ def read_losses(paths: Sequence[str | os.PathLike[str]]) -> list[Loss]:
 
 
 def _of_run(run: str, about: Any, name: str) -> list[Loss]:
-    """Return the losses of one run, from what the meta says `about` it; `name` is what the run is called.
+    """Return the losses of one run, from its entry `about` in the meta of a table; `name` is what the run is called.
 
-    Entries of another form are left out: anybody may have written the meta.
+    The meta may be written by anybody: what has not the expected form is left out.
     """
     entries = about.get("lost") if isinstance(about, Mapping) else None
     out = []
@@ -95,7 +99,11 @@ def _of_run(run: str, about: Any, name: str) -> list[Loss]:
 
 
 def loss_words(found: Sequence[Loss]) -> list[str]:
-    """Return parts of a caption, one a run: `missing or damaged: steps 5-8 (00000005-00000008.s0001.r000.h5)`."""
+    """Return parts of a caption that tell the losses, one for each run.
+
+    Such as `missing or damaged: steps 5-8 (00000005-00000008.s0001.r000.h5)`. Beyond the first few, runs, layers and
+    files are only counted or left out.
+    """
     out = []
     runs = list(dict.fromkeys(loss.called for loss in found))
     for run in runs[: _NAMED + 1]:

@@ -39,7 +39,7 @@ REMEDIES = {
 }
 """What to do about a flag."""
 _HAVE = frozenset({"nonfinite", "few_samples"})
-"""Flags of which values have what their words say; of others they are it."""
+"""Flags whose words follow "values have"; those of other flags follow "values are"."""
 # Settings that need no word whatever their value.
 _UNINTERESTING = frozenset({"seed", "null_draws", "null_seed", "prepared"})
 TECHNICAL: dict[str, object] = {
@@ -71,10 +71,13 @@ MOST_COLUMNS, MOST_LAYERS = 3, 12
 
 
 def overview(table: ResultTable, *, most: int | None = None) -> str:
-    """A text with a table for each estimator, settings and subset, a row a layer; at most `most` of the tables."""
+    """Return a text with a table for each estimator, settings and subset, which has a row for each layer.
+
+    Only the first `most` tables are shown, and the others counted.
+    """
     table = table.current()
     rows = table.take(table.estimator != "recorded")
-    # Pairs stand apart from single layers, each by a name of its own.
+    # Pairs of layers have a table of their own, apart from that of single layers.
     names = [rows[c].tolist() for c in ("estimator", "settings", "subset")]
     ways = list(dict.fromkeys(zip(map(bool, rows.partner.tolist()), *names, strict=True)))
     lines = [line for way in ways[:most] for line in [*_way(rows, *way), ""]]
@@ -84,7 +87,10 @@ def overview(table: ResultTable, *, most: int | None = None) -> str:
 
 
 def _way(table: ResultTable, pairs: bool, estimator: str, settings: str, subset: str) -> Iterator[str]:
-    """Yield the lines on one estimator with its settings on one subset, of single layers or of pairs."""
+    """Yield the lines on one estimator with its settings on one subset: a table, then remarks on it.
+
+    With `pairs` the rows of the table are pairs of layers, else single layers.
+    """
     same_way = (table.estimator == estimator) & (table.settings == settings) & (table.subset == subset)
     rows = table.take(same_way & ((table.partner != "") == pairs))
     quantities = _quantities(rows)
@@ -105,7 +111,7 @@ def _way(table: ResultTable, pairs: bool, estimator: str, settings: str, subset:
         cells = [[*row[:at], *row[at + 1 :]] for row in cells]
     lines = list(aligned(cells))
     if left := max(0, len(layers) - MOST_LAYERS):
-        # The last layers are those whose values are asked for first.
+        # Of many layers the first and the last are shown, and this line stands for those between them.
         lines.insert(half + 1, f"... {left} more {'pair' if pairs else 'layer'}{'s' if left > 1 else ''}")
     yield from lines
     yield from _reasons(rows.take(np.isin(rows.quantity, quantities)))
@@ -115,13 +121,13 @@ def _way(table: ResultTable, pairs: bool, estimator: str, settings: str, subset:
 
 
 def _quantities(rows: ResultTable) -> list[str]:
-    """The quantities to show: I(X;T) and I(T;Y), or the first few of a method that gives neither."""
+    """Return the quantities to show: I(X;T) and I(T;Y) as far as rows have them, or without both the first few."""
     known = list(dict.fromkeys(rows.quantity.tolist()))
     return [q for q in PLANE if q in known] or [q for q in known if not q.endswith((" null", " lower"))][:MOST_COLUMNS]
 
 
 def _head(rows: ResultTable, estimator: str, settings: str, subset: str, quantities: Sequence[str]) -> str:
-    """The line above a table: estimator, settings, subset, N, steps, and the largest values that are possible."""
+    """Return the line above a table: estimator, settings, subset, N, steps, and the ceilings of the quantities."""
     looked = advice_words(rows, estimator, settings, dict.fromkeys(rows.run.tolist()))
     words = named_way(estimator, [*words_of(settings, rows.config.tolist()), *looked], subset)
     sizes = dict.fromkeys([min(rows.n_samples), max(rows.n_samples)])
@@ -137,7 +143,10 @@ def _head(rows: ResultTable, estimator: str, settings: str, subset: str, quantit
 
 
 def _ends(rows: ResultTable, quantity: str) -> list[str]:
-    """Return the values at the first and the last step as texts, means over runs; one text where there is one step."""
+    """Return the value of a quantity at the first and at the last step as texts, each the mean over runs.
+
+    The list has one text where there is one step, and none where there is no value.
+    """
     found = rows.take((rows.quantity == quantity) & np.isfinite(rows.value))
     if not len(found):
         return []
@@ -147,7 +156,7 @@ def _ends(rows: ResultTable, quantity: str) -> list[str]:
 
 
 def _doubts(rows: ResultTable, quantities: Sequence[str]) -> str:
-    """Return the flags of these quantities in words: `I(X;T), I(T;Y) saturated (38 of 51)`; "" where there are none."""
+    """Return the flags of these quantities in words: `I(X;T), I(T;Y) saturated (38 of 51)`; "" where none is raised."""
     said: dict[str, list[str]] = {}
     for quantity in quantities:
         values = rows.take(rows.quantity == quantity)
@@ -166,7 +175,7 @@ def _methods(rows: ResultTable, quantities: Sequence[str]) -> str:
 
 
 def _reasons(rows: ResultTable) -> Iterator[str]:
-    """Yield a line for each method that was chosen, with the reasons."""
+    """Yield a line for each method that an estimator chose, with its reasons for the choice."""
     found: dict[str, dict[str, None]] = {}
     for branch, reason in zip(rows.branch.tolist(), rows.reason.tolist(), strict=True):
         found.setdefault(branch, {})[reason] = None
@@ -174,7 +183,7 @@ def _reasons(rows: ResultTable) -> Iterator[str]:
 
 
 def _skipped(table: ResultTable, estimator: str, settings: str, subset: str) -> Iterator[str]:
-    """Yield a line with the layers that the estimator refused and the first reason, if it refused any."""
+    """Yield a line with the layers that the estimator refused for the first of its reasons, if it refused any."""
     by_reason: dict[str, list[str]] = {}
     for about in table.meta.get("runs", {}).values():
         for entry in about.get("skipped", []):
@@ -208,13 +217,16 @@ def _to_do(rows: ResultTable) -> Iterator[str]:
 
 
 def named_way(estimator: str, settings: Sequence[str], subset: str) -> str:
-    """An estimate in words, as `binning, n_bins = 30 (test)`; the subset `all` needs none."""
+    """Return an estimate in words, such as `binning, n_bins = 30 (test)`; the subset is left out where it is "all"."""
     words = ", ".join([estimator, *settings])
     return printable(words if subset == "all" else f"{words} ({subset})")
 
 
 def shared_words(ways: Iterable[tuple[str, Sequence[str]]]) -> dict[str, set[str]]:
-    """For each estimator, the settings words that all of its pairs (estimator, words) have in common."""
+    """Return {estimator: the settings, as words, that all of its estimates share}.
+
+    `ways` has a pair for each estimate: the estimator and its settings as words, such as "n_bins = 30".
+    """
     alike: dict[str, set[str]] = {}
     for estimator, words in ways:
         alike[estimator] = alike.get(estimator, set(words)).intersection(words)
@@ -222,11 +234,15 @@ def shared_words(ways: Iterable[tuple[str, Sequence[str]]]) -> dict[str, set[str
 
 
 BY_LOOKING = "scale chosen by looking"
-"""What figures say of a scale that `advise` picked."""
+"""What figures say of a scale, such as a number of bins, that `infoplane advise` chose by looking at the data."""
 
 
 def advice_words(table: ResultTable, estimator: str, settings: str, runs: Iterable[str] | None = None) -> list[str]:
-    """[BY_LOOKING] if advice on any of these runs (by default of the table) picked this setting, else []."""
+    """Flag settings that were chosen by looking at the data: return [BY_LOOKING] for these, [] for others.
+
+    The settings of an estimator, as JSON, were chosen so if `infoplane advise` recommended them for any of these runs
+    (by default, of all runs of the table).
+    """
     known = table.meta.get("runs", {})
     for run in known if runs is None else runs:
         for advice in known.get(run, {}).get("advice", ()):
@@ -237,7 +253,11 @@ def advice_words(table: ResultTable, estimator: str, settings: str, runs: Iterab
 
 
 def unlabelled_words(table: ResultTable, subset: str, runs: Iterable[str]) -> list[str]:
-    """Words on how many samples are left out because they have no label at a position; none where all have one."""
+    """Return ["without the 3 to 12 samples that have no label at a position"], or [] where all samples have labels.
+
+    Labels of a sequence belong to positions, and a sample without one is left out at that position. The numbers are the
+    least and the largest over the positions in the table and these runs.
+    """
     known, missing = table.meta.get("runs", {}), []
     if any(PAIR in quantity for quantity in set(table.quantity.tolist())):
         return []  # a pair needs no labels
@@ -252,7 +272,10 @@ def unlabelled_words(table: ResultTable, subset: str, runs: Iterable[str]) -> li
 
 
 def words_of(settings: str, configs: Iterable[str]) -> list[str]:
-    """The settings in words, for rows with these configs; a network's own noise is told by its std instead."""
+    """Return the settings in words, for rows with these `configs`.
+
+    Where the estimator took the noise that the network itself adds, its std stands in place of the std in the settings.
+    """
     words = settings_words(settings)
     own = {_own_noise(config) for config in dict.fromkeys(configs)}
     if None in own or not own:
@@ -262,16 +285,19 @@ def words_of(settings: str, configs: Iterable[str]) -> list[str]:
 
 
 def _own_noise(config: str) -> float | None:
-    """The std of the network's own noise, where an estimator took it; else None."""
+    """Return the std of the network's own noise if the estimator took it, as noted in `config`; else None."""
     std = prepared_fields(config).get("network_std") if '"network_std"' in config else None
     return float(std) if isinstance(std, int | float) else None
 
 
 def settings_words(settings: str, *, every: bool = False) -> list[str]:
-    """The settings that change what a number means, as `n_bins = 30`; seeds and technical defaults with `every`."""
+    """Return the settings that change what a number means, each as `n_bins = 30`.
+
+    `settings` is a JSON text. With `every`, seeds and technical settings at their default are returned, too.
+    """
     fields = json.loads(settings or "{}")
     inner, out = fields.get("estimator"), []
-    if isinstance(inner, dict):  # of a wrapper; the name of the whole has its name
+    if isinstance(inner, dict):  # a wrapper around another estimator, whose name is part of the wrapper's own name
         out = settings_words(json.dumps({n: v for n, v in inner.items() if n != "name"}), every=every)
         del fields["estimator"]
     for name, value in fields.items():

@@ -17,7 +17,9 @@ NO_SCALE = frozenset({"seed", "null_seed", "null_draws"})
 def by_scale(
     table: ResultTable, scale: str | None = None, **select: Unpack[Selection]
 ) -> tuple[str, dict[float, Series]]:
-    """The setting that varies, and the series of each of its values in ascending order, with the same layers.
+    """Return the name of the setting that varies, and {its value: the series at that value}, in ascending order.
+
+    All series have the same layers: those that the estimates at every value have.
 
     Parameters
     ----------
@@ -37,7 +39,7 @@ def by_scale(
         fixed["subset"] = "all"
     known = {text: choose(table, **{**fixed, "settings": text}) for text in options(table, "settings", **fixed)}
     if not known:
-        choose(table, **fixed)  # raises, saying what there is
+        choose(table, **fixed)  # nothing fits: this raises an error that says what the table has
     configs = [json.loads(text) for text in known]
     name = the_scale(next(iter(known.values())).estimator, configs, scale)
     found = {float(config[name]): series for config, series in zip(configs, known.values(), strict=True)}
@@ -49,7 +51,11 @@ def by_scale(
 
 
 def the_scale(estimator: str, configs: Sequence[Mapping[str, Any]], asked: str | None) -> str:
-    """The name of the one setting that is a number and varies, or of the one asked for; else ValueError."""
+    """Return the name of the setting that is the scale: `asked`, or without it the only number that varies.
+
+    `configs` has the settings of each estimate. ValueError where the one asked for is no number that varies, or where
+    none is asked for and not exactly one varies.
+    """
     able = [name for name in varying(configs) if name not in NO_SCALE]
     numeric = [name for name in able if all(type(config.get(name)) in (int, float) for config in configs)]
     have = ", ".join(numeric) or "none"
@@ -58,7 +64,7 @@ def the_scale(estimator: str, configs: Sequence[Mapping[str, Any]], asked: str |
     if asked is None and len(numeric) > 1:
         raise ValueError(f"settings of {estimator} differ in {have}; choose the axis with scale=...")
     if not numeric:
-        # The error shows, as an example, a setting at twice its value.
+        # As an example of another scale the error shows a setting at twice its value.
         had = [(n, v) for n, v in configs[0].items() if type(v) in (int, float) and n not in {*NO_SCALE, *TECHNICAL}]
         other = f", as {estimator}:{had[0][0]}={2 * had[0][1]:g}" if had else ""
         raise ValueError(f"{estimator} was estimated at one scale; estimate it at others{other}, to compare them")

@@ -29,7 +29,7 @@ SPREADS: dict[str, str] = {
     "minmax": "smallest to largest",
 }
 AUTO, FEW = "auto", 2
-"""The spread that goes by the number of runs, and how many runs say nothing of the error of their mean."""
+"""The spread that is chosen by the number of runs, and up to how many runs it is not the 95 % interval."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,11 +90,12 @@ def over_runs(values: FloatArray, spread: str | None = "ci95") -> Summary:
 
 
 def _factor(spread: str | None, count: npt.NDArray[np.int64]) -> FloatArray:
-    """Return half the width of a band in standard deviations of the runs, for each entry of `count`.
+    """Return half the width of the band as a multiple of the standard deviation over runs, for each entry of `count`.
 
-    `count` has the number of runs with a value; the factor is NaN where they are fewer than two.
+    `count` has the number of runs with a value. The factor is NaN where there are fewer than two, and everywhere with
+    `spread=None`.
     """
-    # One factor for each number of runs that can occur.
+    # factor[n] is the factor for n runs.
     factor = np.full(int(count.max(initial=1)) + 1, np.nan)
     for n in range(2, factor.size if spread is not None else 0):
         errors = student_t(n - 1) if spread == "ci95" else 1.0
@@ -103,11 +104,11 @@ def _factor(spread: str | None, count: npt.NDArray[np.int64]) -> FloatArray:
 
 
 def _quantile(values: FloatArray, q: float, count: npt.NDArray[np.int64]) -> FloatArray:
-    """Return quantile `q` of the finite values (runs, ...) over the first axis; NaN where there are none.
+    """Return quantile `q` of the finite values (runs, ...) over the first axis; NaN where none is finite.
 
     `count` has the number of finite values. (numpy's `nanquantile` is slow, and warns where there are none.)
     """
-    # What is missing sorts to the end, beyond the last of the `count` values.
+    # Missing values become infinite, which sorts them behind the `count` finite ones.
     ordered = np.sort(np.where(np.isfinite(values), values, np.inf), axis=0)
     last = np.maximum(count - 1, 0)
     place = q * last
@@ -123,9 +124,9 @@ LEAST_FENCED = 4
 
 
 def upper_fence(values: FloatArray, whisker: float = 1.5) -> float:
-    """Upper quartile plus `whisker` interquartile ranges (Tukey, 1977) of the finite values; NaN for fewer than four.
+    """Return the upper quartile plus `whisker` interquartile ranges (Tukey, 1977); NaN for fewer than four values.
 
-    Quartiles are interpolated linearly between order statistics.
+    Only finite values count. Quartiles are interpolated linearly between order statistics.
 
     Raises
     ------
@@ -142,12 +143,15 @@ def upper_fence(values: FloatArray, whisker: float = 1.5) -> float:
 
 
 def student_t(df: int, level: float = 0.95) -> float:
-    """Two-sided quantile of Student's t for whole degrees of freedom (Abramowitz and Stegun, 1964, 26.7.3-4)."""
+    """Return the t for which a variable of Student's distribution lies between -t and t with probability `level`.
+
+    `df` are its degrees of freedom, a whole number from 1 on (Abramowitz and Stegun, 1964, 26.7.3-4).
+    """
     if df < 1:
         raise ValueError(f"degrees of freedom must be at least 1, got {df}")
 
     def inside(t: float) -> float:
-        """The probability that a variable of Student's t lies between -t and t."""
+        """Return the probability that a variable of Student's distribution lies between -t and t."""
         angle, odd = math.atan2(t, math.sqrt(df)), df % 2
         term = total = math.cos(angle) if odd else 1.0
         for k in range(2 + odd, df - 1, 2):
@@ -159,7 +163,7 @@ def student_t(df: int, level: float = 0.95) -> float:
     low, high = 0.0, 1.0
     while inside(high) < level:
         high *= 2
-    # Halve the interval until no number of float64 lies within it.
+    # Bisect until no float64 lies between both ends.
     while (middle := (low + high) / 2) not in (low, high):
         low, high = (middle, high) if inside(middle) < level else (low, middle)
     return middle
@@ -192,7 +196,7 @@ class CurveSummary(Brief):
     partner: str = ""
 
     def __str__(self) -> str:
-        """The value at the last common step, with what is in doubt there, in one line."""
+        """Return the value at the last common step, with its band and the flags raised there, in one line."""
         band = self.summary
         spread = "" if math.isnan(band.low[-1]) else f" [{band.low[-1]:.3f}, {band.high[-1]:.3f}]"
         doubts = [f"; {FLAG_WORDS[f]} in {n[-1]} of {len(self.runs)} runs" for f, n in self.flags.items() if n[-1]]
@@ -204,7 +208,7 @@ class CurveSummary(Brief):
 def summarize(
     table: ResultTable, quantity: str | Sequence[str] = PLANE, *, spread: str | None = AUTO, **select: Any
 ) -> list[CurveSummary]:
-    """Mean and spread over the runs of a table, for each layer, subset, estimator, settings and quantity.
+    """Return mean and spread over the runs of a table, for each layer, subset, estimator, settings and quantity.
 
     Values are averaged at equal steps only: a mean over other runs at each step would move when one of them ends.
     A refused snapshot (NaN) is left out of its step and shows in `summary.count`.
@@ -252,7 +256,10 @@ def summarize(
 
 
 def flag_counts(curves: Sequence[Curve]) -> dict[str, npt.NDArray[np.int64]]:
-    """Return {flag: in how many runs it is raised at each step that all have, (S,)}, without flags never raised."""
+    """Return {flag: in how many runs it is raised, (S,)}, at the steps that all runs have.
+
+    There is one curve for each run; flags that are never raised are left out.
+    """
     steps = [curve.step for curve in curves]
     counts = {}
     for flag in FLAG_WORDS:
@@ -298,7 +305,7 @@ def compression(
     values: Sequence[float] | FloatArray,
     saturated: Sequence[bool] | npt.NDArray[np.bool_] | None = None,
 ) -> Compression:
-    """The compression score: the fall of a curve from its own maximum to its end, in the curve's unit.
+    """Return the compression score: the fall of a curve from its own maximum to its end, in the curve's unit.
 
     After the reading of Chelombiev, Houghton and O'Donnell ("Adaptive estimators show information
     compression in deep neural networks", 2019), who give no formula; the median filter keeps one odd

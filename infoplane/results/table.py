@@ -36,9 +36,9 @@ _SHOWN = ("run", "step", "layer", "subset", "estimator", "quantity", "value", "b
 
 
 _DERIVED = ("settings", "branch", "reason")
-"""What is read of the columns `config` and `quantity`, and can be asked for as if they were columns."""
+"""Names that can be used like columns, whose values are found in the columns `config` and `quantity`."""
 _NAMES = ("layer", "quantity", "estimator", "subset")
-"""The columns of which a name that no row has is a slip."""
+"""Columns in which a name that no row has is an error, since it is likely to be misspelt."""
 
 
 class Where(TypedDict, total=False):
@@ -68,8 +68,8 @@ class Column:
         self.name = name
 
     def __get__(self, table: ResultTable | None, owner: type) -> Any:
-        """The column of this table; the `Column` itself for the class."""
-        # Asked of the class, as `help` and documentation do, there is no table to read.
+        """Return the column of this table; on the class, as `ResultTable.value`, the `Column` itself."""
+        # `help` and documentation tools read attributes of the class, where there is no table.
         return self if table is None else table[self.name]
 
 
@@ -133,7 +133,7 @@ class ResultTable:
 
     @classmethod
     def _of(cls, columns: dict[str, Array], meta: Mapping[str, Any]) -> Self:
-        """A table of columns taken from other tables, which have their types and are not checked again."""
+        """Return a table of columns that were taken from other tables, whose types need no further check."""
         table = cls.__new__(cls)
         table._columns, table.meta = columns, dict(meta)
         return table
@@ -142,7 +142,7 @@ class ResultTable:
 
     @classmethod
     def from_rows(cls, rows: Iterable[Row], meta: Mapping[str, Any] | None = None) -> Self:
-        """A table from rows in memory, each a `Row`."""
+        """Make a table from rows in memory, each a `Row`."""
         cells = list(zip(*rows, strict=True)) or [()] * len(COLUMNS)
         return cls(dict(zip(COLUMNS, cells, strict=True)), meta)
 
@@ -163,7 +163,11 @@ class ResultTable:
 
     @classmethod
     def concat(cls, tables: Sequence[ResultTable]) -> Self:
-        """Rows of several tables below one another; the runs of their meta side by side."""
+        """Return one table with the rows of several below one another; ValueError for no tables.
+
+        Its meta has the entries of all: mappings, such as `runs`, and lists are joined; of anything else the value of
+        the last table holds.
+        """
         if not tables:
             raise ValueError("concat needs at least one table")
         meta: dict[str, Any] = {}
@@ -201,7 +205,7 @@ class ResultTable:
         return len(self._columns["run"])
 
     def __getitem__(self, column: str) -> Array:
-        """A column by name, also one that is derived from `config`; KeyError for any other name."""
+        """Return a column by name, or `settings`, `branch` or `reason`; KeyError for any other name."""
         if column in _DERIVED:
             return getattr(self, column)  # type: ignore[no-any-return]
         if column not in COLUMNS:
@@ -217,7 +221,7 @@ class ResultTable:
         return map(Row._make, zip(*(self[c].tolist() for c in COLUMNS), strict=True))
 
     def take(self, rows: Array | Sequence[int]) -> ResultTable:
-        """The rows of a boolean mask or of indices, in that order."""
+        """Return a table of the rows that a boolean mask or an array of row numbers chooses, in the order of these."""
         index = np.asarray(rows)
         if index.size == 0:
             index = index.astype(np.int64)
@@ -239,16 +243,16 @@ class ResultTable:
         return self._choices(1)
 
     def _choices(self, which: int) -> Array:
-        """The method (0) or the reason (1) that `choice_of` finds for each row."""
+        """Return for each row what `choice_of` finds: the method if `which` is 0, the reason if it is 1."""
         cells = list(zip(self.config.tolist(), self.quantity.tolist(), strict=True))
         return by_value(cells, lambda cell: choice_of(*cell)[which])
 
     def flag(self, name: str) -> npt.NDArray[np.bool_]:
-        """Which rows carry a flag."""
+        """Return a mask (rows,) of the rows that carry the flag `name`."""
         return by_value(self.flags.tolist(), lambda text: name in text.split(";"), bool)
 
     def select(self, **rows: Unpack[Rows]) -> ResultTable:
-        """Rows that match all of the given columns.
+        """Return the rows that match in all of the given columns.
 
         Text matches exactly or as a glob (`layer="fc*"`, `subset="class=*"`, and `layer="block2[token=*]"` for the
         positions of a layer); a list matches what any of its entries matches; None leaves the column alone. A glob
@@ -277,7 +281,10 @@ class ResultTable:
         return self.take(mask)
 
     def current(self) -> ResultTable:
-        """The table with only the last written of rows that differ only in `source` or in what `prepare` found."""
+        """Return the table with only the last written of rows that replace each other.
+
+        These are rows that differ only in `source` (the recorded data) or in what `prepare` found in them.
+        """
         names = ["run", "step", "layer", "subset", "estimator", "settings", "quantity", "partner"]
         last = {key: i for i, key in enumerate(zip(*(self[n].tolist() for n in names), strict=True))}
         return self if len(last) == len(self) else self.take(sorted(last.values()))
@@ -285,7 +292,7 @@ class ResultTable:
     # Views
 
     def plane(self, estimator: Selector = None, subset: Selector = "all", **rest: Unpack[Where]) -> Plane:
-        """Points of the information plane: I(X;T) and I(T;Y) of the same layer, step, subset and estimate.
+        """Return the points of the information plane: I(X;T) and I(T;Y) of the same layer, step, subset and estimate.
 
         Parameters
         ----------
@@ -308,7 +315,7 @@ class ResultTable:
     def curves(
         self, quantity: Selector = PLANE, *, estimator: Selector = None, subset: Selector = "all", **rest: Unpack[Where]
     ) -> list[Curve]:
-        """Each quantity against step, one `Curve` per run, layer, subset, estimator, settings and quantity.
+        """Return each quantity against step, one `Curve` per run, layer, subset, estimator, settings and quantity.
 
         Parameters
         ----------
@@ -318,12 +325,12 @@ class ResultTable:
         if quantity is None:
             return self.select(partner="").curves("*", estimator=estimator, subset=subset, **rest)
         if quantity == PLANE:
-            # The default, of which a method may give one alone, or none.
+            # By default, only those of the two that the table has: a name that no row has would be an error.
             quantity = [name for name in PLANE if name in self.quantity]
         return curves(self.select(quantity=quantity, estimator=estimator, subset=subset, **rest).current())
 
     def dpi(self, chain: Chain = None, slack: float = 0.02) -> list[DataProcessing]:
-        """Share of neighbouring layers where I(X;T_{l+1}) > I(X;T_l) + slack, which no true value can show.
+        """Count the neighbouring layers where I(X;T_{l+1}) > I(X;T_l) + slack, which no true value can show.
 
         Counted over steps for each run, estimator, settings and subset. A share above zero says that the
         estimates of different layers are not of one common quantity (their bins, noise or kernel widths differ), or
@@ -343,20 +350,20 @@ class ResultTable:
 
     @cached_property
     def df(self) -> pd.DataFrame:
-        """The rows as a frame, made when it is first asked for; texts stay the Python strings that they are."""
+        """The rows as a DataFrame, made when it is first asked for; texts are Python strings, of dtype object."""
         import pandas as pd  # here, since most uses of a table need no frame and need not wait for pandas
 
-        # A Series keeps its type, where a frame would make its own kind of text of it.
+        # Given as a Series, a column keeps its dtype; a DataFrame might convert texts to pandas' own string dtype.
         return pd.DataFrame({name: pd.Series(array, dtype=array.dtype) for name, array in self._columns.items()})
 
     def to_dataframe(self) -> pd.DataFrame:
-        """A copy of the rows with pandas' own kind of text."""
+        """Return a copy of the rows as a DataFrame, with texts in the dtype that pandas chooses for them."""
         import pandas as pd
 
         return pd.DataFrame(self._columns)
 
     def to_xarray(self) -> Any:
-        """An xarray Dataset of the current estimates, without those of pairs. Needs the extra `xarray`.
+        """Return an xarray Dataset of the current estimates, without those of pairs. Needs the extra `xarray`.
 
         Variables `value`, `low`, `high`, `ceiling` over (run, estimator, settings, subset, quantity, layer,
         step), NaN where there is no row; `epoch` over (run, step).
@@ -373,7 +380,7 @@ class ResultTable:
     # Display
 
     def __repr__(self) -> str:
-        """Rows, runs and estimators in one line, then the first table of the overview."""
+        """Return rows, runs and estimators in one line, then the first table of the overview."""
         called = run_names(self)
         runs = [called[run] for run in dict.fromkeys(self.run.tolist())]
         known = {"runs": runs, "estimators": [name for name in dict.fromkeys(self.estimator.tolist()) if name]}
@@ -381,7 +388,7 @@ class ResultTable:
         return f"ResultTable: {len(self)} rows; {what}\n{overview(self, most=1)}"
 
     def _repr_html_(self) -> str:
-        """HTML for a notebook: the overview, and the first and last rows."""
+        """Return the HTML that a notebook shows: the overview, then the first and the last ten rows."""
         rows = list(range(len(self))) if len(self) <= 20 else [*range(10), *range(len(self) - 10, len(self))]
         called = run_names(self)
         shown = _SHOWN + (("partner",) if any(self.partner) else ())
@@ -396,7 +403,10 @@ class ResultTable:
 
 
 def _selected(name: str, cells: Array, selector: Any) -> npt.NDArray[np.bool_]:
-    """Mask (rows,): which cells of a column a selector matches."""
+    """Return a mask (rows,): which cells of the column `name` the selector matches.
+
+    ValueError for a layer, quantity, estimator or subset that is in no row.
+    """
     if name == "step":
         steps = selector if isinstance(selector, int | np.integer | np.ndarray) else list(selector)
         return np.isin(cells, np.atleast_1d(np.asarray(steps)))
@@ -408,7 +418,11 @@ def _selected(name: str, cells: Array, selector: Any) -> npt.NDArray[np.bool_]:
 
 
 def _check_known(name: str, cells: Array, patterns: Iterable[str]) -> None:
-    """Raise ValueError for a name that no row has, unless it is a glob or there are no rows."""
+    """Raise ValueError for a pattern that no cell can match, unless there are no rows.
+
+    A name that is no glob must be in `cells`, those of the column `name`. A glob may match nothing, except a glob of
+    layers that would match if its `*` stood for several parts of a name, as `**` does.
+    """
     known = list(dict.fromkeys(cells.tolist()))
     for pattern in patterns:
         if known and pattern not in known and not is_glob(pattern):
@@ -420,7 +434,7 @@ def _check_known(name: str, cells: Array, patterns: Iterable[str]) -> None:
 
 
 def user_settings(config: str) -> str:
-    """The user's own settings in a cell of `config`: all but what `prepare` found."""
+    """Return the user's own settings in a cell of `config`, as JSON: all but what `prepare` found in the data."""
     if '"prepared"' not in config:
         return config
     fields = json.loads(config)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 BoolArray = npt.NDArray[np.bool_]
 
 MISSING = {"f": np.nan, "i": 0, "O": ""}
-"""What stands in an array of steps and layers where there is no point, by the kind of numbers or texts."""
+"""What an array (steps, layers) holds where there is no point, by the kind of its dtype: float, integer, text."""
 SAME_ESTIMATE = ("run", "step", "layer", "subset", "estimator", "config", "source")
 """Columns in which the rows of one estimate on one snapshot agree."""
 
@@ -113,7 +113,7 @@ class Plane:
         return int(self.known.sum())
 
     def __repr__(self) -> str:
-        """Number of points, runs, steps, estimates, layers and ranges, in words."""
+        """Return the number of points, the runs, steps, estimates and layers, and the ranges of values, in words."""
         ways = dict.fromkeys(zip(*(getattr(self, name)[self.known] for name in WAY), strict=True))
         runs = len(set(self.run[self.known]))
         return (
@@ -139,58 +139,67 @@ class Plane:
         return np.column_stack([self.i_xt[self.present], self.i_ty[self.present]])
 
     def flag(self, of: Literal["i_xt", "i_ty"], name: str) -> BoolArray:
-        """Return a mask of the points at which one of the two numbers carries the flag `name`."""
+        """Return a mask of the points at which the number `of` ("i_xt" or "i_ty") carries the flag `name`."""
         texts: Array = getattr(self, f"{of}_flags")
         return by_value(texts.ravel().tolist(), lambda text: name in text.split(";"), bool).reshape(texts.shape)
 
     @cached_property
     def saturated(self) -> BoolArray:
-        """Which points have both numbers, of which at least one is flagged as saturated."""
+        """A mask of the points that have both numbers and of which at least one is flagged as saturated."""
         return (self.flag("i_xt", "saturated") | self.flag("i_ty", "saturated")) & self.present
 
     @cached_property
     def cornered(self) -> BoolArray:
-        """(L,): which layers have both numbers at their ceilings at every step, and so show nothing else."""
+        """(L,): which layers have, at every step with a point, both numbers flagged as saturated.
+
+        All their points lie in the corner of the plane that both ceilings form.
+        """
         both = self.flag("i_xt", "saturated") & self.flag("i_ty", "saturated")
         return np.asarray((both | ~self.present).all(axis=0) & self.present.any(axis=0))
 
     @property
     def drawn(self) -> BoolArray:
-        """(S, L): which points get a marker: all, but only the last of a layer that is `cornered`."""
-        # Counted from the end, the last point of a layer is its first.
+        """(S, L): which points get a marker: all, but of a layer that is `cornered` only the last."""
+        # The last point of a layer: counted from the end, the number of its points is 1 there.
         last = self.present & (np.cumsum(self.present[::-1], axis=0)[::-1] == 1)
         return np.where(self.cornered, last, self.present)
 
     @property
     def paths(self) -> list[FloatArray]:
-        """(k, 2) for each step of (S, L): its points in the order of the layers."""
+        """For each of the S steps, the points (k, 2) of the k layers that have one, in the order of the layers."""
         return [np.column_stack([self.i_xt[s, at], self.i_ty[s, at]]) for s, at in enumerate(self.present)]
 
     def path(self, layer: int) -> tuple[FloatArray, FloatArray, BoolArray]:
-        """The points of a column of (S, L) that are drawn, in step order, and which of them are saturated."""
+        """Return I(X;T), I(T;Y) and a mask of what is saturated, each (k,): the drawn points of layer number `layer`.
+
+        They are in step order, of a plane whose arrays are (S, L).
+        """
         at = self.drawn[:, layer]
         return self.i_xt[at, layer], self.i_ty[at, layer], self.saturated[at, layer]
 
     def only_layers(self, layers: Sequence[str]) -> Plane:
-        """Return a plane of these layers only, of one whose arrays are (S, L)."""
+        """Return a plane with only these layers; the arrays of this one must be (S, L)."""
         at = [self.layers.index(layer) for layer in layers]
         return replace(self, layers=list(layers), **{name: getattr(self, name)[:, at] for name in POINT})
 
     def trajectories(self) -> Iterator[tuple[tuple[str, str, str, str, str], IntArray]]:
-        """((run, estimator, settings, subset, layer), indices in step order), layers by depth.
+        """Yield the points of each layer: ((run, estimator, settings, subset, layer), indices in step order).
 
-        Indices count the points of arrays (S, L) row by row, as `i_xt.flat` does.
+        Indices are those of `i_xt.flat`, which counts the points of arrays (S, L) row by row.
         """
         return self._groups("layer", ("step", "depth"))
 
     def networks(self) -> Iterator[tuple[tuple[str, str, str, str, int], IntArray]]:
-        """((run, estimator, settings, subset, step), indices in depth order): the layers of one network at one step."""
+        """Yield the layers of a network at each step: ((run, estimator, settings, subset, step), indices by depth)."""
         return self._groups("step", ("depth", "step"))
 
     def _groups(self, last: str, order: Sequence[str]) -> Iterator[tuple[Any, IntArray]]:
-        """Yield (key, indices) of the points that agree in run, estimate and the field `last`, sorted by `order`."""
+        """Yield (key, indices) for each set of points that agree in run, estimate and the field `last`.
+
+        The key has their values; indices are sorted by the fields in `order`, the first of them first.
+        """
         columns = [[getattr(self, name).ravel() for name in names] for names in (("run", *WAY, last), order)]
-        # Where there is no point the estimator, the second entry of the key, is an empty text.
+        # key[1] is the estimator, an empty text where an array (S, L) has no point.
         return ((key, index) for key, index in groups(*columns) if key[1])
 
 
@@ -237,7 +246,7 @@ class Grid(Brief):
     real_targets: bool = False
 
     def flag(self, name: str) -> BoolArray:
-        """(S, L): which values carry a flag."""
+        """Return a mask (S, L) of the values that carry the flag `name`; a flag that is never raised gives no True."""
         return self.flags.get(name, np.zeros(self.value.shape, dtype=bool))
 
     @property
@@ -247,20 +256,22 @@ class Grid(Brief):
         return float(known.max()) if known.size else None
 
     def named_ceiling(self, n_samples: Sequence[int] | None = None) -> Ceiling | None:
-        """The largest ceiling with its name, None where no row has one; `n_samples` as in `ceiling_name`."""
+        """Return the largest ceiling with its name, None where no row has one; `n_samples` as in `ceiling_name`."""
         return None if self.top is None else Ceiling(self.top, self.ceiling_name(n_samples))
 
     def ceiling_name(self, n_samples: Sequence[int] | None = None) -> str:
-        """log2 N where the ceiling of I(X;T) is that of the sample, else H(X); H(Y) for I(T;Y) of classes.
+        """Return the name of the ceiling of this quantity.
 
-        Real targets, as the second layer of a pair, have no H(Y): there the ceiling is the largest number that the
-        estimator gives for the sample.
-        A number that is not in bits has a maximum, which is no entropy.
+        Of I(X;T) it is "log₂ N" where the ceiling is the logarithm of the number of samples, else "H(X)". Of I(T;Y) it
+        is "H(Y)" for classes. Real targets, and pairs of layers, have no H(Y): there it is "largest estimate", the
+        largest number that the estimator can give for the sample. The ceiling of a quantity that is not in bits is no
+        entropy: its name is "maximum".
 
         Parameters
         ----------
         n_samples : sequence of int, optional
-            The numbers of samples, of several runs where the ceiling is that of all; by default those of this one.
+            All numbers of samples that occur; by default those of this grid. Give those of several runs where the
+            ceiling is shown for all of them.
         """
         if self.unit != BIT:
             return "maximum"
@@ -306,7 +317,7 @@ class Curve:
         return len(self.step)
 
     def __repr__(self) -> str:
-        """What the curve shows, its steps and its range, in words."""
+        """Return what the curve shows, its steps and its range, in words."""
         way = named_way(self.estimator, settings_words(self.settings), self.subset)
         pair = printable(pair_name(self.layer, self.partner))
         what = f"{printable(self.quantity)} of {pair}, run {printable(self.name or self.run)}, {way}"
@@ -333,7 +344,7 @@ class DataProcessing:
     name: str = field(default="", compare=False)
 
     def __repr__(self) -> str:
-        """Of which run and estimate, and how many pairs violate the inequality, in words."""
+        """Return in words which run and estimate this is about, and how many pairs violate the inequality."""
         way = named_way(self.estimator, settings_words(self.settings), self.subset)
         rises = f"{self.violations} of {self.pairs} pairs rise by more than {self.slack:g} bits"
         return f"DataProcessing(run {printable(self.name or self.run)}, {way}: {rises}, worst {self.worst:.3g})"
@@ -345,9 +356,10 @@ class DataProcessing:
 
 
 def groups(columns: Sequence[Array], order: Sequence[Array]) -> Iterator[tuple[Any, IntArray]]:
-    """Yield (key, row numbers) for each set of rows that are equal in all `columns`, in the order of their first rows.
+    """Yield (key, row numbers) for each set of rows that are equal in all `columns`.
 
-    The key has the values of the columns; row numbers are sorted by the columns in `order`, the first of them first.
+    Sets come in the order of their first rows. The key has their values in `columns`; row numbers are sorted by the
+    columns in `order`, the first of which is the main one.
     """
     found: dict[Any, list[int]] = {}
     for row, key in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
@@ -358,18 +370,18 @@ def groups(columns: Sequence[Array], order: Sequence[Array]) -> Iterator[tuple[A
 
 
 def pair(table: ResultTable) -> Plane:
-    """Return the points of the plane, arrays (P,): I(X;T) and I(T;Y) of the same estimate on the same snapshot.
+    """Return the points of the plane as arrays (P,): I(X;T) and I(T;Y) of the same estimate on the same snapshot.
 
-    The null is NaN where the estimate has none.
+    An estimate that lacks one of the two gives no point; the null is NaN where there is none.
     """
-    # For each quantity, the row that holds it for each estimate.
+    # {quantity: {estimate on a snapshot: number of the row that holds it}}
     rows: dict[str, dict[Any, int]] = {"I(X;T)": {}, "I(T;Y)": {}, "I(T;Y) null": {}}
     estimates = zip(*(table[name].tolist() for name in SAME_ESTIMATE), strict=True)
     for row, (quantity, estimate) in enumerate(zip(table["quantity"].tolist(), estimates, strict=True)):
         if quantity in rows:
             rows[quantity][estimate] = row
     xt, ty, null = rows.values()
-    # Where there is no null, its row is the one beyond the end.
+    # An estimate without a null gets a row number beyond the end, where NaN is appended below.
     joined = [(row, ty[estimate], null.get(estimate, len(table))) for estimate, row in xt.items() if estimate in ty]
     at_xt, at_ty, at_null = np.array(joined, dtype=np.int64).reshape(-1, 3).T
     same = [name for name in POINT if not name.startswith("i_")]
@@ -409,9 +421,10 @@ Chain = Sequence[str] | Mapping[str, Sequence[str]] | None
 
 
 def data_processing(table: ResultTable, chain: Chain, slack: float) -> list[DataProcessing]:
-    """Return how often I(X;T) rises by more than `slack` bits, for each run and estimate with a known chain of layers.
+    """Return how often I(X;T) rises from a layer to the next by more than `slack` bits, for each run and estimate.
 
-    `table` has the current rows of I(X;T).
+    Only runs with a known chain of layers are counted, and pairs with both values. `table` has the current rows of
+    I(X;T).
     """
     check_chain(chain, table["layer"].tolist())
     names = ("run", "estimator", "settings", "subset")
@@ -428,7 +441,10 @@ def data_processing(table: ResultTable, chain: Chain, slack: float) -> list[Data
 
 
 def check_chain(chain: Chain, layers: Sequence[str]) -> None:
-    """Raise where `chain` is no sequence, or names a layer that is not among those of the rows."""
+    """Raise TypeError where `chain` is a text, ValueError where it names a layer that is not in `layers`.
+
+    A mapping with a chain for each run is not checked.
+    """
     if isinstance(chain, str):
         raise TypeError(f"chain must be a sequence of layer keys, got the text {chain!r}")
     if chain is None or isinstance(chain, Mapping) or not layers:
@@ -440,9 +456,9 @@ def check_chain(chain: Chain, layers: Sequence[str]) -> None:
 
 
 def _rises(table: ResultTable, rows: IntArray, layers: Sequence[str]) -> FloatArray:
-    """Return the rises (P,) of I(X;T), in bits, from each layer of the chain to the next with a value at that step.
+    """Return the rises (P,) of I(X;T) in bits from each layer of the chain to the next one that has a value, per step.
 
-    `rows` are the numbers of the rows to look at, `layers` the chain.
+    `layers` is the chain, `rows` are the numbers of the rows of one run and estimate.
     """
     rank = {layer: i for i, layer in enumerate(layers)}
     place = np.array([rank.get(layer, -1) for layer in table["layer"][rows].tolist()])
@@ -452,15 +468,15 @@ def _rises(table: ResultTable, rows: IntArray, layers: Sequence[str]) -> FloatAr
     order = np.lexsort([place, step])
     with np.errstate(invalid="ignore"):
         rises = np.diff(value[order])
-    # Values of two methods are not of one quantity: their difference may be the methods'.
+    # Left out where two methods gave the values: the difference may then come from the methods.
     alike = branch[order][1:] == branch[order][:-1]
     return np.asarray(rises[(np.diff(step[order]) == 0) & alike])
 
 
 def _chain_of(run: str, table: ResultTable, rows: IntArray, chain: Chain) -> tuple[str, ...]:
-    """Return the layers of a run, in order, of which each feeds only the next; empty where that is not known.
+    """Return the layers of a run, in order, that form a chain: each feeds only the next. () where none is known.
 
-    What the caller gave as `chain` goes before what the run recorded.
+    A `chain` that the caller gave comes first, then what the run recorded about its layers.
     """
     if isinstance(chain, Mapping):
         return tuple(chain.get(run, ()))
@@ -469,7 +485,7 @@ def _chain_of(run: str, table: ResultTable, rows: IntArray, chain: Chain) -> tup
     recorded = table.meta.get("runs", {}).get(run, {}).get("chain")
     if recorded is True:
         depth = dict(zip(table["layer"][rows].tolist(), table["depth"][rows].tolist(), strict=True))
-        # A position of a sequence is a part of its layer: the next layer depends on other parts, too.
+        # A single position of a sequence is no link of the chain: the next layer depends on other positions, too.
         whole = [layer for layer in depth if token_position(layer) is None]
         return tuple(sorted(whole, key=lambda layer: depth[layer]))
     return tuple(map(str, recorded)) if isinstance(recorded, list) else ()

@@ -101,12 +101,12 @@ class Series(Brief):
         return run_names(self.whole)
 
     def name(self, run: str) -> str:
-        """What a run is called."""
+        """Return the name of a run, given its id."""
         return self._names[run]
 
     @cached_property
     def steps(self) -> FloatArray:
-        """(S,): the steps of all quantities, so that grids of one series have the same rows."""
+        """(S,): the steps at which any quantity has a row, so that all grids of a series have the same steps."""
         return np.unique(self.table["step"]).astype(np.float64)
 
     @cached_property
@@ -137,7 +137,7 @@ class Series(Brief):
 
     @property
     def unlabelled(self) -> list[str]:
-        """Words for the samples that are left out at positions where they have no label; none where all have one."""
+        """Words on samples left out since they have no label at a position, as a list; [] where all have labels."""
         return unlabelled_words(self.table, self.subset, self.runs)
 
     @property
@@ -146,35 +146,35 @@ class Series(Brief):
         return list(dict.fromkeys(self.table["quantity"].tolist()))
 
     def by_method(self, *quantities: str) -> dict[str, list[str]]:
-        """Layers by the methods of these quantities (by default all), where the estimator chose between several."""
+        """Return {words for methods: the layers with these}, as `branches.by_method`; by default for all quantities."""
         return by_method(self.table, quantities or None)
 
     def marks(self, *quantities: str) -> dict[str, str]:
-        """{layer: mark} for the layers whose values are by another method than those of most layers."""
+        """Return {layer: mark} for the layers where another method than for most layers gave these quantities."""
         others = list(self.by_method(*quantities).values())[1:]
         return {layer: mark for mark, layers in zip(MARKS, others, strict=False) for layer in layers}
 
     def method_words(self, *quantities: str) -> list[str]:
-        """`by flow; † by knn`: one line for a caption, none where no estimator chose."""
+        """Return ["by flow; † by knn"], the methods and their marks for a caption; [] where no method was chosen."""
         methods = [words if " by " in words else f"by {words}" for words in self.by_method(*quantities)]
         # The method of most layers comes first, and has no mark.
         parts = [f"{mark} {words}".strip() for mark, words in zip(f" {MARKS}", methods, strict=False)]
         return ["; ".join(parts)] if parts else []
 
     def of_run(self, run: str, layers: Sequence[str] | None = None) -> Series:
-        """The series of one of its runs, with only the layers named, if any, in the order of the forward pass."""
+        """Return the series of one of its runs; with `layers`, only these, given in the order of the forward pass."""
         rows = self.table.take(is_in(self.table["run"], [run]))
         if layers is None:
             return replace(self, table=rows, runs=[run])
         return replace(self, table=rows.take(is_in(rows["layer"], layers)), runs=[run], layers=list(layers))
 
     def grid(self, quantity: str) -> Grid:
-        """One quantity of the one run as arrays (steps, layers).
+        """Return one quantity of the only run as arrays (steps, layers).
 
         Raises
         ------
         ValueError
-            There are several runs, or the rows have several units.
+            There are several runs or quantities, or the rows have several units.
         """
         if not isinstance(quantity, str):
             raise ValueError(f"this figure takes one quantity, got {', '.join(quantity) or 'none'}")
@@ -203,7 +203,7 @@ class Series(Brief):
         )
 
     def plane(self) -> Plane:
-        """The points of the one run as arrays (steps, layers)."""
+        """Return the points of the plane of the only run, as arrays (steps, layers)."""
         points = pair(self.table)
         shape, at = self._cells(points)
         columns: dict[str, npt.NDArray[Any]] = {name: getattr(points, name) for name in POINT}
@@ -211,19 +211,19 @@ class Series(Brief):
         return Plane(**filled, layers=list(self.layers), steps=self.steps, times=self.times)
 
     def _cells(self, rows: ResultTable | Plane) -> tuple[tuple[int, int], tuple[IntArray, IntArray]]:
-        """Return the shape (S, L) of a grid, and the index arrays (rows,) of the step and the layer of each row."""
+        """Return the shape (S, L) of a grid, and for each row the indices of its step and its layer, both (rows,)."""
         place = {layer: i for i, layer in enumerate(self.layers)}
         columns = by_value(rows.layer.tolist(), place.__getitem__, np.int64)
         return (self.steps.size, len(place)), (np.searchsorted(self.steps, rows.step), columns)
 
     def dpi(self) -> list[DataProcessing]:
-        """What `ResultTable.dpi` counts for this estimate and these runs, over all layers, shown or not."""
+        """Return what `ResultTable.dpi` counts for this estimate and these runs, over all layers, chosen or not."""
         same = {"estimator": [self.estimator], "settings": [self.settings], "subset": [self.subset], "run": self.runs}
         rows = np.logical_and.reduce([is_in(self.whole[name], values) for name, values in same.items()])
         return self.whole.take(rows).dpi()
 
     def metrics(self) -> dict[str, tuple[FloatArray, FloatArray]]:
-        """The recorded metrics of the model in the first run: name -> (times, values), in step order."""
+        """Return {name: (times, values)} of the metrics recorded for the model in the first run, in step order."""
         return metrics(self.whole, run=self.runs[0], against=self.against)
 
 
@@ -293,9 +293,9 @@ def choose(
 
 
 def _refuse_pairs_alone(rows: ResultTable, whole: ResultTable, estimator: str) -> None:
-    """Raise ValueError where no rows are left, or the `whole` table has nothing but pairs of this estimator.
+    """Raise ValueError if `rows` is empty, or of this estimator the `whole` table has nothing but pairs of layers.
 
-    `estimator` is "" where none was chosen.
+    `estimator` is "" where none was chosen: then all estimators count.
     """
     by_estimator = whole.take(is_in(whole["estimator"], [estimator])) if estimator else whole
     pairs = [quantity for quantity in dict.fromkeys(by_estimator["quantity"].tolist()) if PAIR in quantity]
@@ -307,9 +307,9 @@ def _refuse_pairs_alone(rows: ResultTable, whole: ResultTable, estimator: str) -
 
 
 def with_times(rows: ResultTable, against: str) -> tuple[ResultTable, int]:
-    """Return the rows whose step or epoch (`against`) is known, and the number of snapshots left out.
+    """Return the rows that have the time that `against` names, and the number of snapshots left out.
 
-    ValueError for another `against`, and where no row has an epoch.
+    Every row has a step; an epoch may be missing. ValueError for another `against`, and where no row has an epoch.
     """
     if against not in ("step", "epoch"):
         raise ValueError(f"against must be step or epoch, got {against!r}")
@@ -325,7 +325,10 @@ def with_times(rows: ResultTable, against: str) -> tuple[ResultTable, int]:
 def options(
     table: ResultTable, column: str, *, shows: Sequence[str] | str | None = None, **select: Unpack[Selection]
 ) -> list[str]:
-    """The values of a column (estimator, settings, run, subset) among the estimates that fit the other choices."""
+    """Return what there is to choose in a column (estimator, settings, run, subset): its values, each once.
+
+    Only estimates count that fit the other choices in `select`. `shows` is as in `choose`.
+    """
     rows, wanted = _of_estimator(of_layers(_with_pairs(table, shows).current()), select)
     if (run := select.get("run")) is not None:
         rows = _one_run(rows, run)
@@ -338,14 +341,17 @@ def options(
 
 
 def of_layers(table: ResultTable, *, recorded: bool = False) -> ResultTable:
-    """The estimates of a table, or what was `recorded` of its layers; without pairs and the model's metrics."""
+    """Return the estimates of single layers, or with `recorded` the metrics that were recorded for layers.
+
+    Pairs of layers and metrics of the whole model are left out.
+    """
     return table.take(((table.estimator == RECORDED) == recorded) & (table.layer != "") & (table.partner == ""))
 
 
 def _with_pairs(table: ResultTable, shows: Sequence[str] | str | None) -> ResultTable:
-    """Return the table, or if a quantity in `shows` is of pairs of layers, its rows of pairs and recorded metrics.
+    """Return the table; but if a quantity in `shows` is one of pairs of layers, only its pairs and recorded metrics.
 
-    Each pair then stands as a layer of its own name, `fc1 with fc4`.
+    In that case each pair counts as a layer, named `fc1 with fc4`.
     """
     names = [shows] if isinstance(shows, str) else shows or ()
     if not any(PAIR in name for name in names):
@@ -367,7 +373,11 @@ def _filled(shape: tuple[int, ...], at: Any, values: npt.NDArray[Any], missing: 
 def metrics(
     table: ResultTable, *, run: str | None = None, layer: str = "", against: str = "step"
 ) -> dict[str, tuple[FloatArray, FloatArray]]:
-    """Recorded metrics of one run: name -> (steps or epochs, values), in step order; `layer=""` for the model's."""
+    """Return {name: (steps or epochs, values)} of the metrics recorded in a run, in step order.
+
+    With `layer` these are the metrics recorded for that layer, without it those of the model. Without `run` all rows
+    count. Rows without the time that `against` names are left out.
+    """
     rows = table.current()
     of_run = True if run is None else is_in(rows["run"], [run])
     rows = rows.take(is_in(rows["estimator"], [RECORDED]) & is_in(rows["layer"], [layer]) & of_run)
@@ -385,7 +395,11 @@ def metric_group(name: str) -> str:
 
 
 def parse_settings(text: Mapping[str, Any] | str | None) -> dict[str, Any]:
-    """`n_bins=30,range=layer`, or the canonical JSON, as a mapping; values are JSON where they parse, else strings."""
+    """Return settings as {name: value}, from `n_bins=30,range=layer`, canonical JSON or a mapping; {} for None or "".
+
+    A value is read as JSON where that can be, with round brackets as square ones, else as a string. ValueError for a
+    part without "=".
+    """
     if not text:
         return {}
     if isinstance(text, str) and text.startswith("{"):
@@ -393,7 +407,7 @@ def parse_settings(text: Mapping[str, Any] | str | None) -> dict[str, Any]:
     if not isinstance(text, str):
         return {str(k): list(v) if isinstance(v, tuple) else v for k, v in text.items()}
     out: dict[str, Any] = {}
-    # At commas that stand outside brackets.
+    # Split at commas outside brackets: at those with no closing bracket behind them before the next opening one.
     for part in re.split(r",(?![^\[(]*[\])])", text):
         name, equals, value = part.partition("=")
         if not equals:
@@ -406,31 +420,33 @@ def parse_settings(text: Mapping[str, Any] | str | None) -> dict[str, Any]:
 
 
 def ordered_layers(rows: ResultTable) -> list[str]:
-    """Return the names of the layers in the order of the forward pass; positions of one layer by their number."""
-    # Read backwards, so that of several rows of a layer the first one decides how deep it is.
+    """Return the names of the layers in the order of the forward pass; positions of one layer in ascending order."""
+    # `dict` keeps the last entry of a key: in reversed order, the first row of a layer says how deep it is.
     depth = dict(zip(rows["layer"][::-1].tolist(), rows["depth"][::-1].tolist(), strict=True))
     return sorted(depth, key=lambda layer: (depth[layer], split_token(layer)[0], token_position(layer) or 0, layer))
 
 
 def default_layers(rows: ResultTable) -> list[str]:
-    """Return the layers that are shown where nobody chose any, in the order of the forward pass.
+    """Return the layers that figures show by default, in the order of the forward pass.
 
-    Of a run that recorded all leaves of its model these are the activations and the output, of others all layers.
+    Of a run that recorded all leaves of its model (modules without submodules) these are the outputs of activation
+    functions and of the model; of any other run all layers. They are joined over the runs.
     """
     about = rows.meta.get("runs", {})
     shown: set[str] = set()
     for run in dict.fromkeys(rows["run"].tolist()):
         layers = set(rows["layer"][is_in(rows["run"], [run])].tolist())
-        # Layers that the user named, and blocks, are all wanted. Runs that do not say how they were chosen have leaves.
+        # Layers that the user named, and blocks, are all shown. A run that does not say how its layers were chosen is
+        # taken for one with leaves.
         leaves = about.get(run, {}).get("settings", {}).get("selection", "leaves") == "leaves"
         described = about.get(run, {}).get("layers", ()) if leaves else ()
         telling = {str(layer["key"]) for layer in described if layer.get("role") in ("activation", "output")}
-        shown |= layers & telling or layers  # all, where none of its layers has such a role
+        shown |= layers & telling or layers  # all layers of the run where none is known to have such a role
     return [layer for layer in ordered_layers(rows) if layer in shown]
 
 
 def match_layers(patterns: Sequence[str], known: Sequence[str]) -> list[str]:
-    """The layers, in the order of `known`, that match one of the patterns; ValueError for one without a match."""
+    """Return the layers, in the order of `known`, that match any of the patterns; ValueError for one without match."""
     if isinstance(patterns, str):
         patterns = [patterns]
     for pattern in patterns:
@@ -441,7 +457,7 @@ def match_layers(patterns: Sequence[str], known: Sequence[str]) -> list[str]:
 
 
 def is_in(column: npt.NDArray[Any], values: Iterable[str]) -> BoolArray:
-    """Return a mask (rows,): which cells of a text column equal one of `values`.
+    """Return a mask (rows,) of the cells of a text column that equal one of `values`.
 
     Texts are compared by Python, since numpy's `==` would lose trailing NUL characters.
     """
@@ -450,9 +466,9 @@ def is_in(column: npt.NDArray[Any], values: Iterable[str]) -> BoolArray:
 
 
 def _of_estimator(rows: ResultTable, select: Selection) -> tuple[ResultTable, dict[str, Any]]:
-    """Return the rows of the selected estimator, and the settings asked for, as {name: value}.
+    """Return the rows of the estimator in `select`, or all rows without one, and the settings asked for as a dict.
 
-    Settings stand after a colon in the estimator's name, or under `settings`, which holds where both name one.
+    Settings may stand after a colon in the estimator's name and under `settings`; the latter holds where both give one.
     """
     wanted, estimator = parse_settings(select.get("settings")), select.get("estimator")
     if estimator is None:
@@ -462,7 +478,10 @@ def _of_estimator(rows: ResultTable, select: Selection) -> tuple[ResultTable, di
 
 
 def _only(rows: ResultTable, column: str, value: str | None = None) -> ResultTable:
-    """The rows with this value in a column; without one, all rows if they are alike in it, else ValueError."""
+    """Return the rows with this value in a column; without a value, all rows, which must then agree in the column.
+
+    ValueError where no row has the value, or, without one, rows differ.
+    """
     known = list(dict.fromkeys(rows[column].tolist()))
     if value is not None and value not in known:
         raise ValueError(f"the table has no {column} {value!r}; available: {', '.join(known[:12])}")
@@ -472,7 +491,10 @@ def _only(rows: ResultTable, column: str, value: str | None = None) -> ResultTab
 
 
 def _one_run(rows: ResultTable, value: str | None = None) -> ResultTable:
-    """The rows of the one run with this name; without one, all rows if they are of one run, else ValueError."""
+    """Return the rows of the one run that `value` names; without it all rows, which must then be of one run.
+
+    ValueError where no run or several runs fit.
+    """
     called = run_names(rows)
     known = list(dict.fromkeys(rows["run"].tolist()))
     found = known if value is None else runs_called(rows, value)
@@ -486,21 +508,21 @@ def _one_run(rows: ResultTable, value: str | None = None) -> ResultTable:
 
 
 def varying(configs: Collection[Mapping[str, Any]]) -> list[str]:
-    """The settings in which configurations differ."""
+    """Return the names of the settings in which configurations differ; one that is missing counts as None."""
     names = dict.fromkeys(name for config in configs for name in config)
     return [n for n in names if len({json.dumps(config.get(n)) for config in configs}) > 1]
 
 
 def _one_setting(rows: ResultTable, wanted: Mapping[str, Any]) -> ResultTable:
-    """Return the rows of the one configuration with all `wanted` settings; ValueError where none or several fit."""
-    # By their text in the column "settings", which is canonical JSON.
+    """Return the rows of the one configuration that has all `wanted` settings; ValueError where none or several fit."""
+    # {canonical JSON, as in the column "settings": the configuration as a dict}
     configs = {text: json.loads(text or "{}") for text in dict.fromkeys(rows["settings"].tolist())}
     estimator, fields = rows["estimator"][0], sorted({field for config in configs.values() for field in config})
     for name in wanted:
         if name not in fields:
             raise ValueError(f"{estimator} has no setting {name!r}; it has {', '.join(fields)}")
     fitting = [text for text, config in configs.items() if all(_has(config, *setting) for setting in wanted.items())]
-    # All settings of one configuration may be some of those of another: then the first is meant.
+    # Another configuration may have the wanted settings and further ones: the one with just these is meant.
     fitting = [text for text in fitting if configs[text] == wanted] or fitting
     differing = sorted(varying(configs.values()))
     shown = [_as_typed({name: configs[text].get(name) for name in differing}) for text in fitting[:12] or configs]
@@ -513,8 +535,9 @@ def _one_setting(rows: ResultTable, wanted: Mapping[str, Any]) -> ResultTable:
 
 
 def _has(config: Mapping[str, Any], name: str, value: Any) -> bool:
-    """Whether a configuration has this value of a setting."""
-    # A setting that a later release added is written only where it is not its default, which is null or false.
+    """Return whether a configuration has this value of a setting."""
+    # Settings added by a later release are not written while they have their default, null or false: one that is
+    # missing has that value.
     return config[name] == value if name in config else value is None or value is False
 
 
