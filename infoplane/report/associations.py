@@ -24,9 +24,10 @@ WIDE, HIGH, EDGE = 440, 260, 70
 
 
 def associated(table: ResultTable, target: str | None, control: str | None) -> Association | str | None:
-    """Return the association of the runs with the gap, or words on why there is none.
+    """Return the association over the runs of a table, or a text that says why it cannot be made.
 
-    None where nobody would look for one: it was not asked for, and runs are few or have no gap.
+    It is that of the summaries of all curves with `target`, by default the generalisation gap. None where it was not
+    asked for, and runs are few or have no gap.
 
     Raises
     ------
@@ -47,7 +48,7 @@ def associated(table: ResultTable, target: str | None, control: str | None) -> A
 
 
 def section(found: Association | str | None) -> str:
-    """Return the section of the page as HTML; an empty text for None."""
+    """Return the section of the page on an association as HTML; `found` is what `associated` returned, "" for None."""
     if found is None:
         return ""
     if isinstance(found, str):
@@ -65,7 +66,10 @@ def section(found: Association | str | None) -> str:
 
 
 def map_svg(data: AssociationMap) -> str:
-    """Return the correlations as an SVG of cells with their numbers, layers down; hatched where they are no finding."""
+    """Return the correlations as an SVG: layers down, cells with numbers, hatched for an adjusted p from 0.05 on.
+
+    Under the mouse a cell shows its names, its correlation and its adjusted p.
+    """
     layers, across = ([shorten(printable(name), 40) for name in names] for names in (data.layers, data.across))
     left, top = (int(LETTER * max(map(len, names))) + 14 for names in (layers, across))
     width, height = left + CELL * len(across) + 8, ROW * len(layers) + top + 8
@@ -94,12 +98,15 @@ def map_svg(data: AssociationMap) -> str:
 
 
 def scatter_svg(found: Association, place: int) -> str:
-    """Return the summary in column number `place` against the target as an SVG, a point a run that tells its name."""
+    """Return an SVG of a scatter plot: the summary in column number `place` against the target.
+
+    Each run has a point, which shows the run's name under the mouse.
+    """
     x, y = found.x[:, place], found.y  # (R,)
     measure = found.measures[found.columns[place]]
     across = f"{measure.what} of {measure.quantity}, {measure.layer}"
     out = [f'<path d="M{EDGE} 8V{HIGH - EDGE}H{WIDE - 8}" fill="none" stroke="currentColor" stroke-opacity="0.5"/>']
-    # In a drawing y grows downwards.
+    # In an SVG y grows downwards: hence -y.
     for run, right, down in zip(found.runs, _pixels(x, EDGE, WIDE), _pixels(-y, 0, HIGH - EDGE), strict=True):
         out.append(f'<circle cx="{right:.1f}" cy="{down:.1f}" r="3.5"><title>{escaped(run)}</title></circle>')
     for value, at, anchor in ((x.min(), EDGE, "start"), (x.max(), WIDE - 8, "end")):
@@ -113,14 +120,17 @@ def scatter_svg(found: Association, place: int) -> str:
 
 
 def _pixels(values: FloatArray, low: float, high: float) -> Sequence[float]:
-    """Return where values (R,) stand between two edges, in pixels, at least 12 from each; the least is near `low`."""
-    # Equal values all stand at the lower edge, instead of at 0 / 0.
+    """Return the positions in pixels of values (R,) on an axis from `low`, near the least value, to `high`.
+
+    A margin of 12 pixels stays free at both ends.
+    """
+    # Where all values are equal, the tiny number keeps 0 / 0 from occurring: all stand at the lower end.
     share = (values - values.min()) / max(float(np.ptp(values)), 1e-300)
     return [low + 12 + (high - low - 24) * float(each) for each in share]
 
 
 def _svg(words: str, width: float, height: float, content: str) -> str:
-    """Return an SVG of this content, which programs that read pages aloud call by `words`."""
+    """Return an SVG with this content; `words` are its label for screen readers."""
     size = f'width="{width:.0f}" height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}"'
     return f'<svg {size} role="img" aria-label="{escaped(words)}">{content}</svg>'
 

@@ -34,7 +34,7 @@ from infoplane.results.views import (
 )
 
 DIGITS = 7
-"""Digits of a number on the page."""
+"""Significant digits of a number on the page."""
 STEP_SHADES = 24
 """Colours for the course of training."""
 METRIC_COLORS = OKABE_ITO[:4]
@@ -53,7 +53,10 @@ LEAST_LUMA = 120
 
 
 def page_data(table: ResultTable) -> dict[str, Any]:
-    """Everything that the script draws, in JSON's types; numbers with seven digits, missing ones as None."""
+    """Return all data that the script of the page draws, in types that JSON has; ValueError without any estimates.
+
+    Numbers have seven significant digits, missing ones are None.
+    """
     table = table.current()
     whole = of_layers(table)
     if len(whole) == 0:
@@ -91,7 +94,11 @@ def page_data(table: ResultTable) -> dict[str, Any]:
 
 
 def estimate_data(series: Series, runs: list[str], place: Mapping[str, int]) -> dict[str, Any]:
-    """What the page holds of one estimate: name, N, name of its ceiling, numbers by run, mean over three or more."""
+    """Return what the page holds of one estimate: its name, N, the name of its ceiling, and its numbers for each run.
+
+    With three or more runs it holds their mean, too. `runs` are all runs of the page; `place` has the number of each
+    layer.
+    """
     grids = {run: grids_of(series.of_run(run)) for run in series.runs}
     mean = mean_grids(series)
     words = advice_words(series.table, series.estimator, series.settings, series.runs)
@@ -108,7 +115,10 @@ def estimate_data(series: Series, runs: list[str], place: Mapping[str, int]) -> 
 
 
 def part_data(grids: Mapping[str, Grid], place: Mapping[str, int]) -> dict[str, Any]:
-    """What the page holds of one run, or of the mean over runs: layers, times and every quantity."""
+    """Return what the page holds of one run, or of the mean over runs: layers, times and every quantity.
+
+    `grids` has the quantities by name, `place` the number that each layer has on the page.
+    """
     first = next(iter(grids.values()))
     return {
         "layers": [place[layer] for layer in first.layers],
@@ -119,7 +129,7 @@ def part_data(grids: Mapping[str, Grid], place: Mapping[str, int]) -> dict[str, 
 
 
 def metric_data(name: str, steps: FloatArray, epochs: FloatArray, values: FloatArray, *band: FloatArray) -> Any:
-    """What the page holds of a recorded metric, or of its mean with the lower and upper edge of its band."""
+    """Return what the page holds of a recorded metric; for a mean over runs, `band` is its lower and upper edge."""
     columns = {"steps": steps, "epochs": epochs, "values": values, **dict(zip(("low", "high"), band, strict=False))}
     return {"group": metric_group(name)} | {column: numbers(cells) for column, cells in columns.items()}
 
@@ -134,12 +144,13 @@ def epochs_at(table: ResultTable, run: str, steps: FloatArray) -> FloatArray:
 def quantity_data(one: Grid) -> dict[str, Any]:
     """Return what the page holds of one quantity, in JSON's types: value, interval, ceiling and flags by layer.
 
-    Parts that no value has are left out, and a ceiling that all share is one number.
+    Intervals, ceilings and flags are left out where no value has them. A ceiling that is the same for all values is one
+    number.
     """
     up = [name for name, mask in one.flags.items() if mask.any()]
     steps, layers = map(range, one.value.shape)
     texts = [[", ".join(name for name in up if one.flags[name][s, i]) for s in steps] for i in layers]
-    # Most values have the same few sets of flags: the page names each once.
+    # Most values have one of a few sets of flags: the page holds each set once, and for each value its number.
     flag_sets = list(dict.fromkeys(text for column in texts for text in column))
     out: dict[str, Any] = {"value": columns(one.value), "unit": "bits" if one.unit == BIT else display(one.unit)}
     for name, values in (("low", one.low), ("high", one.high)):
@@ -159,8 +170,8 @@ def quantity_data(one: Grid) -> dict[str, Any]:
 def layer_looks(layers: Sequence[str], shown: Sequence[str]) -> dict[str, tuple[str, int]]:
     """Return {layer: (colour, number of its marker)} for all `layers`.
 
-    Those in `shown` look as in a figure; the others take the colours and markers that are left. Of more than twenty
-    layers the others have the colour of their block, such as `layer4` of `layer4.1`.
+    The layers in `shown` look as in a figure. Of up to twenty layers each other one gets a colour that is left. Of
+    more, it gets that of its block, such as `layer4` of `layer4.1`, which a shown layer of the block may already have.
     """
     others = [layer for layer in layers if layer not in shown]
     all_blocks = dict(zip(layers, blocks_of(layers), strict=True))
@@ -176,38 +187,38 @@ def layer_looks(layers: Sequence[str], shown: Sequence[str]) -> dict[str, tuple[
 
 
 def themes(colors: Sequence[str]) -> dict[str, list[str]]:
-    """Colours for a light page, and the same for a dark one, with the dark ones lightened."""
+    """Return {"light": the colours, "dark": the same, with dark ones lightened}, for a light and a dark page."""
     return {"light": list(colors), "dark": [on_dark(color) for color in colors]}
 
 
 def on_dark(color: str) -> str:
-    """Return a colour "#rrggbb" mixed with as much white as makes it light enough for a dark page."""
+    """Return a colour "#rrggbb" mixed with just so much white that it is light enough for a dark page."""
     channels = [int(color[k : k + 2], 16) for k in (1, 3, 5)]
-    # How light an eye finds the colour, from 0 to 255 (Rec. 601).
+    # The perceived lightness of the colour, from 0 to 255 (Rec. 601).
     luma = sum(weight * c for weight, c in zip((0.299, 0.587, 0.114), channels, strict=True))
     white = max(0.0, (LEAST_LUMA - luma) / (255 - luma)) if luma < 255 else 0.0
     return "#" + "".join(f"{round(c + white * (255 - c)):02x}" for c in channels)
 
 
 def display(text: str) -> str:
-    """A name as the page shows it."""
+    """Return a name as the page shows it: printable, and at most 60 letters long."""
     return shorten(printable(text), 60) or "(no name)"
 
 
 def escaped(value: object, limit: int = 400) -> str:
-    """A text, from whomever it is, as HTML that shows it as it stands."""
+    """Return a value as HTML text in which nothing acts as a tag; one of more than `limit` letters is shortened."""
     return html.escape(shorten(printable(value), limit))
 
 
 def html_table(head: Iterable[Any], rows: Iterable[Iterable[Any]]) -> str:
-    """A table in HTML that scrolls where it is wider than the page."""
+    """Return a table in HTML, which scrolls where it is wider than the page."""
     top = "".join(f"<th>{escaped(cell)}</th>" for cell in head)
     body = "".join("<tr>" + "".join(f"<td>{escaped(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def numbers(values: npt.NDArray[Any]) -> list[float | int | None]:
-    """Return the values as a list in JSON's types, with seven digits; None for those that no axis could draw."""
+    """Return the values (n,) as a list of numbers with seven digits; None for those not finite or too large to draw."""
     out: list[float | int | None] = []
     for value in np.asarray(values, dtype=np.float64).tolist():
         if not math.isfinite(value) or abs(value) > HUGE:
@@ -220,11 +231,11 @@ def numbers(values: npt.NDArray[Any]) -> list[float | int | None]:
 
 
 def columns(values: npt.NDArray[Any]) -> list[list[float | int | None]]:
-    """An array (S, L) as a list of S numbers for each layer."""
+    """Return an array (S, L) as L lists of S numbers, one for each layer."""
     return [numbers(values[:, i]) for i in range(values.shape[1])]
 
 
 def embed(data: Any) -> str:
-    """The data as the page holds them: JSON, deflated to about half, in characters that end no element."""
+    """Return the data as text in the page: compressed JSON in base64, which has no characters special to HTML."""
     text = json.dumps(data, allow_nan=False, separators=(",", ":"))
     return base64.b64encode(zlib.compress(text.encode())).decode()

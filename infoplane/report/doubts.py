@@ -106,13 +106,16 @@ class Gathered:
 
     @property
     def count_words(self) -> str:
-        """`38 of 54 values`, summed over the estimates; nothing where the doubt is not on values."""
+        """`38 of 54 values`, summed over the estimates; "" where the doubt is not about values."""
         count, of = (sum(getattr(doubt, name) for doubt in self.doubts) for name in ("count", "of"))
         unit = "pairs" if self.doubts[0].kind == "dpi" else "values"
         return f"{count} of {of} {unit}" if of else str(count) if count else ""
 
     def estimate_words(self, known: Mapping[str, str]) -> str:
-        """The estimates that a doubt concerns, in words; `known` has the short name of each estimate."""
+        """Return in words which estimates the doubt concerns: two names, or how many more there are, or that it is all.
+
+        `known` has the short names of all estimates by their full names.
+        """
         names = list(dict.fromkeys(known[doubt.estimate] for doubt in self.doubts if doubt.estimate))
         every = len(names) == len(known) > MOST_NAMED
         return f"all {len(known)} estimates" if every else listed(names, MOST_NAMED, "estimates")
@@ -128,12 +131,12 @@ def estimates(table: ResultTable) -> Iterator[Series]:
 
 
 def estimate_name(series: Series) -> str:
-    """An estimate in words: `binning, n_bins = 30 (test)`."""
+    """Return the estimator, the settings and the subset of a series in words: `binning, n_bins = 30 (test)`."""
     return named_way(series.estimator, series.words, series.subset)
 
 
 def short_names(ways: Sequence[Series]) -> list[str]:
-    """The name of each estimate, with only those settings in which estimates by one estimator differ."""
+    """Return the name of each estimate, with only those settings in which estimates by the same estimator differ."""
     words = [(series.estimator, series.words) for series in ways]
     alike = shared_words(words)
     own = [[word for word in each if word not in alike[estimator]] for estimator, each in words]
@@ -141,7 +144,7 @@ def short_names(ways: Sequence[Series]) -> list[str]:
 
 
 def doubts(table: ResultTable) -> list[Doubt]:
-    """Everything that weakens the numbers of a table, the gravest first within each estimate."""
+    """Return all doubts about a table: on what was lost, on each estimate, and whether there is one run only."""
     table = table.current()
     out = lost_doubts(table)
     for series in estimates(table):
@@ -152,7 +155,7 @@ def doubts(table: ResultTable) -> list[Doubt]:
 
 
 def gathered(found: Sequence[Doubt]) -> list[Gathered]:
-    """The doubts grouped by their heads, the gravest first."""
+    """Return the doubts grouped by their heads, the gravest kind first."""
     by_head: dict[str, list[Doubt]] = {}
     gravity = list(HEADS)
     for doubt in sorted(found, key=lambda doubt: gravity.index(doubt.kind)):
@@ -161,7 +164,7 @@ def gathered(found: Sequence[Doubt]) -> list[Gathered]:
 
 
 def lost_doubts(table: ResultTable) -> list[Doubt]:
-    """A doubt for each thing that the runs have lost, and one for all beyond the first `MOST_LOSSES`."""
+    """Return a doubt for each loss of recorded data, but one for all losses beyond the first `MOST_LOSSES`."""
     told = [(f"The numbers are not of the whole recording. {loss}.", 1) for loss in losses(table)]
     if (rest := len(told) - MOST_LOSSES) > 0:
         told[MOST_LOSSES:] = [(f"{rest} more things are missing or damaged in these runs.", rest)]
@@ -169,16 +172,16 @@ def lost_doubts(table: ResultTable) -> list[Doubt]:
 
 
 def doubts_of(series: Series) -> list[Doubt]:
-    """All doubts about one estimate: an estimator with its settings on a subset."""
+    """Return all doubts about one estimate: an estimator with its settings on a subset."""
     name, rows = estimate_name(series), series.table
     found: list[Doubt] = []
 
     def say(kind: str, count: int = 0, of: int = 0, **words: Any) -> None:
-        """Add a doubt of this kind, with `words` put into its sentence."""
+        """Add a doubt of this kind about `count` of `of` values; `words` fill the places in its sentence."""
         found.append(Doubt(kind, name, SENTENCES[kind].format(**words), HEADS[kind].format(**words), count, of))
 
     def say_of(kind: str, mask: BoolArray, **words: Any) -> None:
-        """Add a doubt on the values in `mask`, if any, counted among all values of their quantities."""
+        """Add a doubt about the values in `mask` (rows,), if any, counted among all values of their quantities."""
         if mask.any():
             alike = is_in(rows["quantity"], set(rows["quantity"][mask].tolist()))
             say(kind, int(mask.sum()), int(alike.sum()), layers=layer_words(rows, mask), **words)
@@ -209,12 +212,12 @@ def doubts_of(series: Series) -> list[Doubt]:
 
 
 def shown(names: Sequence[str]) -> list[str]:
-    """Return names of layers or runs as a sentence has them: printable, and not too long."""
+    """Return names of layers or runs as they stand in a sentence: printable, and shortened to 32 letters."""
     return [shorten(printable(name), 32) for name in names]
 
 
 def ceiling_words(series: Series, quantity: str, mask: BoolArray) -> str:
-    """Return the ceiling of the rows in `mask`, as "12 bits = log₂ N"; "its ceiling" where they have none."""
+    """Return the largest ceiling of the rows in `mask` as "12 bits = log₂ N", or "its ceiling" if they have none."""
     tops = series.table["ceiling"][mask]
     if not np.isfinite(tops).any():
         return "its ceiling"
@@ -223,9 +226,9 @@ def ceiling_words(series: Series, quantity: str, mask: BoolArray) -> str:
 
 
 def layer_words(rows: ResultTable, mask: BoolArray, most: int = 6) -> str:
-    """Return the layers in `mask` (rows,) with the number of their masked values: `layers a (54 of 54), b (3 of 54)`.
+    """Return the layers that have rows in `mask` (rows,) with the number of these: `layers a (54 of 54), b (3 of 54)`.
 
-    The values of a layer are counted in one quantity only, the first of it that is masked.
+    Of each layer only one quantity is counted, the first one that has such a row. At most `most` layers are named.
     """
     first_quantity: dict[str, str] = {}
     for quantity, layer in zip(rows["quantity"][mask], rows["layer"][mask], strict=True):

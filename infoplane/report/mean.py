@@ -22,12 +22,15 @@ LEAST_MEAN = 3
 
 
 def grids_of(series: Series) -> dict[str, Grid]:
-    """{quantity: its grid} of the only run of a series."""
+    """Return {quantity: its grid} of the only run of a series."""
     return {quantity: series.grid(quantity) for quantity in series.quantities}
 
 
 def mean_grids(series: Series) -> dict[str, Grid]:
-    """The mean over runs with its band, at the layers and steps that all of them have; none for fewer than three."""
+    """Return {quantity: its mean over runs, with a band}, at the layers and steps that all runs have.
+
+    {} for fewer than three runs, and where they have no layer or no step in common.
+    """
     has = series.layers_of_runs
     common = [layer for layer in series.layers if all(layer in has[run] for run in series.runs)]
     if len(series.runs) < LEAST_MEAN or not common:
@@ -39,12 +42,16 @@ def mean_grids(series: Series) -> dict[str, Grid]:
 
 
 def mean_words(series: Series) -> str:
-    """What the mean and its band are: `mean of 3 runs, band: 95 % CI of the mean (Student t)`."""
+    """Return what the mean and its band are, in words: `mean of 3 runs, band: 95 % CI of the mean (Student t)`."""
     return over_runs(np.zeros((len(series.runs), 1))).words
 
 
 def mean_grid(grids: Sequence[Grid]) -> Grid:
-    """The mean of a quantity over runs; its interval is the band, its flags tell in how many runs each is raised."""
+    """Return the mean of a quantity over runs as a grid; there is one grid for each run, with the same layers.
+
+    `low` and `high` of the mean are the edges of its band. Its flags say of how many runs it is the mean, where some
+    lack a value, and in how many runs a flag is raised. Its ceiling is the largest of the runs.
+    """
     each = [one.steps for one in grids]
     steps, values = at_common_steps(each, [drawable(one.value) for one in grids])
     first, of = grids[0], len(grids)
@@ -68,7 +75,10 @@ def mean_grid(grids: Sequence[Grid]) -> Grid:
 
 
 def mean_metrics(known: Sequence[Metrics]) -> dict[str, tuple[FloatArray, Summary]]:
-    """Times, mean and band of each metric that all runs have, for three or more."""
+    """Return {metric: (times, mean and band over runs)} for the metrics that all runs have.
+
+    `known` has the metrics of each run; of fewer than three runs {} is returned.
+    """
     out = {}
     for name in known[0] if len(known) >= LEAST_MEAN else ():
         if all(name in of_run for of_run in known):

@@ -71,7 +71,10 @@ def write_report(
 
 @dataclass(frozen=True)
 class Watched:
-    """What a page knows that looks for a newer one: words on its run, how often it looks, and its number."""
+    """What a page needs that looks for a newer version of itself.
+
+    `words` are on the run that is being watched, `seconds` is the time between looks, `number` counts the versions.
+    """
 
     words: str
     seconds: float
@@ -88,9 +91,9 @@ def report_html(
 def page_of(
     table: ResultTable, title: str, watched: Watched | None = None, found: Association | str | None = None
 ) -> str:
-    """Return the HTML of the report of a table; where it is watched, the page looks for a newer one.
+    """Return the HTML of the report of a table; with `watched` the page looks for newer versions of itself.
 
-    `found` is the association of the runs, or words on why there is none, as from `associated`.
+    `found` is what `associated` returned: the association over the runs, a text on why there is none, or None.
     """
     scripts = [_asset(LIBRARY), _asset("report.js")]
     parts = {
@@ -117,9 +120,10 @@ def waiting_page(watched: Watched) -> str:
 
 
 def _page(title: str, policy: str, body: str, head: str = "") -> str:
-    """Return an HTML page with this body, which loads nothing from elsewhere.
+    """Return an HTML page with this body, which loads nothing from elsewhere; `head` is put into its head.
 
-    `policy` is what its Content-Security-Policy allows beside styles and pictures in the page: "" or ends in "; ".
+    `policy` is what the Content-Security-Policy of the page allows beside its own styles and pictures, such as scripts;
+    a text that is empty or ends in "; ".
     """
     always = "style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'none'"
     policy = f"default-src 'none'; {policy}{always}"
@@ -140,12 +144,15 @@ def _asset(name: str) -> str:
 
 
 def _digest(text: str) -> str:
-    """Return the digest by which the policy of the page allows this script."""
+    """Return the SHA-256 of a script in base64, by which the Content-Security-Policy allows the script."""
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def _warnings(table: ResultTable) -> str:
-    """Return the HTML list of doubts, each a line that opens to what it says of each estimate; folded beyond five."""
+    """Return the HTML list of doubts: a line for each kind, which a reader can open for a sentence on each estimate.
+
+    The lines beyond the first five are hidden until a reader opens the list. Without doubts it is a sentence on that.
+    """
     found = gathered(doubts(table))
     if not found:
         return "<p>No check of the table raised a doubt. That is not proof: read what each estimator assumes.</p>"
@@ -158,9 +165,12 @@ def _warnings(table: ResultTable) -> str:
 
 
 def _doubt_line(one: Gathered, short_name: Mapping[str, str]) -> str:
-    """Return the HTML of one kind of doubt: a few words with its count and estimates, which open to its sentences."""
+    """Return the HTML line of one kind of doubt: its head, its count and its estimates, and inside its sentences.
+
+    `short_name` has the short names of the table's estimates by their full names.
+    """
     parts = [escaped(words, 200) for words in (one.count_words, one.estimate_words(short_name)) if words]
-    several = len(short_name) > 1  # of the only estimate of a table the name is not said again
+    several = len(short_name) > 1  # where the table has only one estimate, sentences do not repeat its name
     sentences = "".join(
         f"<p>{f'<b>{escaped(d.estimate)}</b>: ' if d.estimate and several else ''}{escaped(d.text, 900)}</p>"
         for d in one.doubts

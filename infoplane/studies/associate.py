@@ -42,7 +42,7 @@ def associate(
     repetitions: str | Sequence[str] | None = ("seed",),
     **choice: Choice,
 ) -> Association:
-    """The correlations of all columns that are tried with the target: what `Study.association` returns."""
+    """Return the correlations of the target with all columns that are tried; see `Study.association`."""
     if method not in METHODS:
         raise ValueError(f"method must be {', '.join(METHODS)}, got {method!r}")
     if permutations < 1 or draws < 0 or seed < 0:
@@ -86,9 +86,9 @@ def associate(
 
 
 def known_repetitions(study: Study, names: str | Sequence[str] | None) -> Sequence[str] | None:
-    """The names as a list; ValueError for one that is no hyper-parameter of the study."""
+    """Return the names as a sequence, None as it is; ValueError for a name that is no hyper-parameter of the study."""
     names = [names] if isinstance(names, str) else names
-    # An unknown name would make each run a configuration of its own. Runs without a seed are no mistake.
+    # A misspelt name would make each run a configuration of its own. "seed" is the default, and may be missing.
     if unknown := [name for name in names or () if name not in {*study.hyper, "seed"}]:
         near = ", ".join(closest(unknown[0], study.hyper)) or "none"
         raise ValueError(f"repetitions names no hyper-parameter {printable(unknown[0])!r}; closest: {near}")
@@ -98,7 +98,11 @@ def known_repetitions(study: Study, names: str | Sequence[str] | None) -> Sequen
 def chosen_columns(
     measures: Mapping[str, Measure], other: set[str | None], choice: Mapping[str, Choice]
 ) -> dict[str, Measure]:
-    """The columns whose measures match every choice (names or globs), without the `other` ones: target and control."""
+    """Return the columns of `measures` that match every choice, without the `other` ones, target and control.
+
+    `choice` has names or globs for fields of a measure, such as {"layer": "fc*"}. ValueError for one that matches no
+    column, TypeError for an unknown field.
+    """
     found = {name: measure for name, measure in measures.items() if name not in other}
     for what, wanted in choice.items():
         if what not in Measure.__annotations__:
@@ -118,7 +122,10 @@ def chosen_columns(
 
 
 def numbers_of(study: Study, name: str) -> FloatArray:
-    """A column of the study as numbers (R,), NaN where a run has none; ValueError for text or an unknown name."""
+    """Return a column of the study as numbers (R,), NaN where a run has none.
+
+    ValueError for an unknown name, and for a column with texts.
+    """
     if name not in study.columns:
         if name in ("gap", "error_gap"):
             metrics = [printable(c.removesuffix("_final")) for c in study.columns if c.endswith("_final")]
@@ -137,15 +144,16 @@ def numbers_of(study: Study, name: str) -> FloatArray:
 def complete_runs(
     x: FloatArray, y: FloatArray, z: FloatArray | None, names: Sequence[str]
 ) -> tuple[npt.NDArray[np.bool_], list[int], dict[str, str]]:
-    """Return which runs (R,) have all numbers, the places of the columns that are tried, and {other column: why not}.
+    """Return a mask (R,) of the runs with all numbers, the indices of the columns to try, and {other column: why not}.
 
-    `x` (R, M) are the columns `names`, `y` (R,) the target and `z` (R,) the control.
+    `x` (R, M) are the columns `names`, `y` (R,) is the target and `z` (R,) the control. A column is not tried if more
+    than a tenth of the runs lack it, or if it is constant; runs that lack any other column are left out.
     """
     known = np.isfinite(y) if z is None else np.isfinite(y) & np.isfinite(z)
     counts = np.isfinite(x[known]).sum(axis=0)  # in how many of these runs each column has a number
     common = counts >= max(COMPLETE * known.sum(), 1)
     rows = known & np.isfinite(x[:, common]).all(axis=1)
-    varies = np.ptp(x[rows], axis=0) > 0 if rows.any() else common  # without a run nothing is known to be constant
+    varies = np.ptp(x[rows], axis=0) > 0 if rows.any() else common  # without any run, no column is called constant
     reasons = {
         name: f"in {counts[m]} of {known.sum()} runs" if not common[m] else "constant"
         for m, name in enumerate(names)
@@ -157,7 +165,11 @@ def complete_runs(
 def check_enough(
     groups: IntArray, columns: Mapping[str, FloatArray], tried: Sequence[int], left_out: Mapping[str, str]
 ) -> None:
-    """Raise ValueError for too few configurations, a constant target or control, or no column to try."""
+    """Raise ValueError for too few configurations, a constant target or control, or no column to try.
+
+    `groups` (R,) has the configuration of each run, `columns` the values of target and control by name, `tried` the
+    columns to try, `left_out` the reasons why others are not.
+    """
     count = len(np.unique(groups))
     if count < LEAST:
         raise ValueError(
@@ -173,7 +185,10 @@ def check_enough(
 
 
 def tried_words(groups: IntArray, lost: int, tried: int, damaged: Sequence[str]) -> list[str]:
-    """Return lines: how many columns were `tried` on how many runs, how many were `lost`, which are `damaged`."""
+    """Return lines of a caption: how many columns were `tried`, on how many runs and configurations.
+
+    `lost` runs were left out since they lack a number; `damaged` are the names of runs with lost steps.
+    """
     count = len(np.unique(groups))
     of = f" of {count} configurations" if count < len(groups) else ""
     return [
@@ -184,8 +199,11 @@ def tried_words(groups: IntArray, lost: int, tried: int, damaged: Sequence[str])
 
 
 def drawn_words(orders: int, draws: int, possible: float, among: str) -> list[str]:
-    """How intervals and p were found, in words."""
-    every = orders + 1 >= round(possible)  # the given order is one of them
+    """Return lines of a caption that say how intervals and p were found.
+
+    `orders` permuted orders were used of `possible` ones; `among` limits which configurations change places, in words.
+    """
+    every = orders + 1 >= round(possible)  # 1 for the given order, which is among the possible ones
     number = f"all {possible:.0f}" if every else f"{orders} random"
     least = f"; no p is below {1 / round(possible):.3g}" if every else ""
     return [
@@ -197,7 +215,10 @@ def drawn_words(orders: int, draws: int, possible: float, among: str) -> list[st
 def all_numbers(
     x: FloatArray, y: FloatArray, z: FloatArray | None, method: Method, orders: IntArray, weights: FloatArray
 ) -> dict[str, FloatArray]:
-    """The correlations, intervals and p of each column, by their names in `Association.numbers`."""
+    """Return the correlations, intervals and p of the M columns, by their names in `Association.numbers`.
+
+    `orders` (B, R) are permuted orders of the runs, `weights` (D, R) says how often each run is in each bootstrap draw.
+    """
     out: dict[str, FloatArray] = {name: correlation.correlations(x, y, name) for name in METHODS}
     out |= interval("", correlation.bootstrap(x, y, weights, method))
     out["p"], out["p_adjusted"] = correlation.p_values(out[method], correlation.null(x, y, orders, method))
@@ -210,7 +231,10 @@ def all_numbers(
 
 
 def interval(before: str, drawn: FloatArray) -> dict[str, FloatArray]:
-    """The 2.5 and 97.5 % points (M,) of draws (D, M), with names that begin with `before`; NaN without draws."""
+    """Return the 2.5 and 97.5 % points (M,) of draws (D, M), named `low` and `high` with `before` put before the name.
+
+    They are NaN without draws.
+    """
     if not len(drawn):
         none = np.full(drawn.shape[1], np.nan)
         return {f"{before}low": none, f"{before}high": none}
@@ -221,7 +245,10 @@ def interval(before: str, drawn: FloatArray) -> dict[str, FloatArray]:
 def claim_of(
     study: Study, sign: int | str, target: str = "gap", *, within: str | Sequence[str] = (), **how: Any
 ) -> Claim:
-    """In how many groups and columns the correlation has the sign: what `Study.claim` returns."""
+    """Count in how many groups of runs and columns the correlation has the claimed sign; see `Study.claim`.
+
+    ValueError for another sign, and where no group can be tried.
+    """
     claimed = SIGNS.get(str(sign), sign)
     if claimed not in (1, -1):
         raise ValueError(f"sign must be + or -, got {sign!r}")
@@ -231,7 +258,7 @@ def claim_of(
     skipped: dict[str, str] = {}
     for group, rows in groups_by(study, names).items():
         try:
-            # A claim shows no p, for which one permutation is the least that `associate` takes.
+            # A claim shows no p: so take one permutation, the least number that `associate` accepts.
             found = associate(study.take(rows), target, **{**how, "permutations": 1})
         except ValueError as error:
             if not group:
@@ -248,7 +275,10 @@ def claim_of(
 
 
 def groups_by(study: Study, names: Sequence[str]) -> dict[str, npt.NDArray[np.bool_]]:
-    """Masks (R,) of the runs by their values in these columns, as "lr = 0.1"; without names all runs, as ""."""
+    """Return {group: mask (R,) of its runs}: groups of runs with the same values in the columns `names`.
+
+    A group is called "lr = 0.1"; without names all runs are one group, called "". ValueError for an unknown column.
+    """
     if missing := [name for name in names if name not in study.columns]:
         near = ", ".join(closest(missing[0], study.hyper)) or "none"
         raise ValueError(f"the study has no column {printable(missing[0])!r}; closest: {near}")

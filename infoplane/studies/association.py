@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 MOST_ROWS = 12
 """Columns that the printed table shows."""
 LEVEL = 0.05
-"""Adjusted p from which on a correlation is no finding."""
+"""Adjusted p from which on a correlation counts as weak."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -48,7 +48,7 @@ class AssociationMap(Brief):
 
     @property
     def weak(self) -> npt.NDArray[np.bool_]:
-        """(L, C) which cells are no finding, with an adjusted p of 0.05 or more."""
+        """(L, C): which cells have an adjusted p of 0.05 or more."""
         return self.p_adjusted >= LEVEL
 
 
@@ -125,7 +125,7 @@ class Association:
         return printable(f"{self.method.capitalize()} with {self.target}")
 
     def layer_map(self) -> AssociationMap:
-        """The correlations as a table of layers and measures."""
+        """Return the correlations as a table with a row for each layer and a column for each quantity and summary."""
         measures = list(self.measures.values())
         parts = [(m.quantity, m.way, m.what) for m in measures]
         tried, layers = list(dict.fromkeys(parts)), list(dict.fromkeys(m.layer for m in measures))
@@ -138,13 +138,13 @@ class Association:
         return AssociationMap(layers=layers, across=words, alike=shared, value=value, p_adjusted=p)
 
     def value_words(self, m: int) -> str:
-        """The value of column `m` with its interval and adjusted p, in words."""
+        """Return the value of column number `m` with its interval and adjusted p, in words."""
         low, high = (ends[m] for ends in self.interval)
         interval = "" if math.isnan(low) else f" ({low:.2f} to {high:.2f})"
         return f"{self.label}: {self.value[m]:.2f}{interval}, adjusted p {self.p_adjusted[m]:.2g}"
 
     def strongest(self) -> list[int]:
-        """The places of the columns by rising adjusted p; for equal p the largest correlation comes first."""
+        """Return the numbers of all columns, sorted by adjusted p; of equal p the larger correlation comes first."""
         return sorted(range(len(self.measures)), key=lambda m: (self.p_adjusted[m], -abs(self.value[m])))
 
     @cached_property
@@ -156,19 +156,22 @@ class Association:
         return pd.DataFrame({**told, **self.numbers}, index=pd.Index(self.columns, name="column"))
 
     def __str__(self) -> str:
-        """The strongest columns as a table, and what was done, in words."""
+        """Return the strongest columns as a table, and below it what was done, in words."""
         return "\n".join([*aligned(self.rows(MOST_ROWS)), "", *self.words])
 
     __repr__ = __str__
 
     def rows(self, most: int) -> list[list[str]]:
-        """The cells of the printed table: its head, then the `most` strongest columns."""
+        """Return the rows of the printed table, each a list of cells: its head, then the `most` strongest columns."""
         given = ["given " + printable(self.control), "95 %", "p", "adjusted"] if self.control else []
         head = ["", self.method, "95 %", "p", "adjusted", *given, "doubts"]
         return [head, *(self._row(m) for m in self.strongest()[:most])]
 
     def _row(self, m: int) -> list[str]:
-        """The cells of column `m`: its name, correlations with interval and p, and in how many runs it has flags."""
+        """Return the cells of column number `m`: its name, its correlation with interval and p, and its flags.
+
+        With a control the partial correlation follows. Flags come with the number of runs that have them.
+        """
         cells = [self.columns[m]]
         for before in ("", "partial_") if self.control else ("",):
             low, high, p, adjusted = (self.numbers[before + n][m] for n in ("low", "high", "p", "p_adjusted"))
@@ -216,7 +219,7 @@ class Claim:
         return float(np.mean(self.sign * np.where(self.sign > 0, self.low, self.high) > 0))
 
     def __str__(self) -> str:
-        """In how many settings the claim holds, and what was left out, in words."""
+        """Return in words in how many settings the claim holds, and which groups were left out."""
         of = len(self.cells)
         counts = [round(share * of) for share in (self.holds, self.clear)]
         return "\n".join(

@@ -13,10 +13,10 @@ from infoplane.studies.frame import Study
 
 
 def configurations(study: Study, repetitions: Sequence[str] | None) -> IntArray:
-    """(R,) the number of each run's configuration: runs that differ in nothing but `repetitions` share one.
+    """Return the number of each run's configuration, (R,): runs that differ only in the hyper-parameters `repetitions`.
 
-    Each run has a number of its own with None, where no hyper-parameters are known, and where all are of one
-    configuration.
+    Each run is a configuration of its own if `repetitions` is None, if no other hyper-parameters are known, and if all
+    runs would be of one configuration.
     """
     told = [study[name].tolist() for name in study.hyper if repetitions is not None and name not in repetitions]
     keys = list(zip(*told, strict=True))
@@ -25,25 +25,26 @@ def configurations(study: Study, repetitions: Sequence[str] | None) -> IntArray:
 
 
 def strata_of(groups: IntArray, control: FloatArray | None) -> IntArray:
-    """(R,) the stratum of each run: which value of the control it has, where the control is swept; else 0 for all.
+    """Return the stratum of each run, (R,): the number of its value of the control if the control is swept, else 0.
 
-    A control counts as swept if it is the same for all runs of a configuration, and has two configurations or more for
-    each value on average. A measured one, such as a number of weights, differs between almost all configurations.
+    `groups` (R,) has the configuration of each run. A control counts as swept, and not measured, if it is the same for
+    all runs of a configuration, and each value belongs to two configurations or more on average. Measured values differ
+    between almost all configurations.
     """
     single = np.zeros(len(groups), dtype=np.int64)
     if control is None:
         return single
     values, strata = np.unique(control, return_inverse=True)
     pairs = list(zip(groups.tolist(), strata.tolist(), strict=True))
-    of_group = dict(pairs)  # the stratum of a configuration, which is that of all its runs where they are alike
+    of_group = dict(pairs)  # {configuration: stratum}, of its last run; `alike` tests that its runs agree
     alike = all(of_group[group] == stratum for group, stratum in pairs)
     return strata if alike and 2 * len(values) <= len(of_group) else single
 
 
 def exchangeable(groups: IntArray, strata: IntArray) -> Iterator[IntArray]:
-    """Yield each set of K configurations that may change places: the indices (K, size) of their runs.
+    """Yield the sets of configurations that a permutation may exchange: for each set the indices (K, size) of its runs.
 
-    They are of the same stratum and have the same number (size) of runs.
+    The K configurations of a set are of the same stratum and have the same number of runs, `size`.
     """
     order = np.argsort(groups, kind="stable")
     _, first, size = np.unique(groups, return_index=True, return_counts=True)
@@ -53,16 +54,16 @@ def exchangeable(groups: IntArray, strata: IntArray) -> Iterator[IntArray]:
 
 
 def orders_of(groups: IntArray, strata: IntArray, count: int, random: np.random.Generator) -> tuple[IntArray, float]:
-    """(B, R) permuted orders of the runs, and how many orders there are at all, the given one included.
+    """Return permuted orders of the runs (B, R), and the number of possible orders, the given one included.
 
-    Configurations change places, each with all its runs. `count` orders are drawn at random; where there are no more
-    than that, each is taken once.
+    Configurations change places, each with all its runs. `count` orders are drawn at random; if no more than that are
+    possible beside the given one, each is taken once.
     """
     sets = list(exchangeable(groups, strata))
-    # A product of factorials; beyond e^700, near the end of float64, it is enough to know that it is large.
+    # A product of factorials, from its logarithm; it is cut at e^700, since float64 ends soon after.
     possible = math.exp(min(sum(math.lgamma(len(rows) + 1) for rows in sets), 700.0))
-    # `moves` says for each set in which order its configurations come; the first product of permutations, which leaves
-    # all in place, is left out.
+    # `moves` has for each set the new orders (B, K) of its configurations. Of all products of permutations the first
+    # one, which leaves everything in place, is left out.
     if few := possible < count + 1.5:
         count = round(possible) - 1
         each = itertools.product(*(itertools.permutations(range(len(rows))) for rows in sets))
@@ -76,10 +77,10 @@ def orders_of(groups: IntArray, strata: IntArray, count: int, random: np.random.
 
 
 def weights_of(groups: IntArray, draws: int, random: np.random.Generator) -> FloatArray:
-    """(draws, R) how often each run comes in each bootstrap draw; runs of one configuration are drawn together."""
+    """Return how often each run is in each bootstrap draw, (draws, R); runs of one configuration are drawn together."""
     _, place = np.unique(groups, return_inverse=True)
     count = int(place.max()) + 1  # configurations
-    # Numbers of draw d are moved up by d * count, so that one count of all numbers keeps the draws apart.
+    # d * count is added to the numbers of draw d, so that one call of `bincount` counts each draw apart.
     drawn = random.integers(count, size=(draws, count)) + count * np.arange(draws)[:, None]
     times = np.bincount(drawn.ravel(), minlength=draws * count).reshape(draws, count)
     return times[:, place].astype(np.float64)

@@ -75,14 +75,14 @@ class Study:
         return len(self.columns["run"])
 
     def __getitem__(self, column: str) -> npt.NDArray[Any]:
-        """A column by name; KeyError for a name that the study has not."""
+        """Return a column by name; KeyError for an unknown name."""
         if column not in self.columns:
             near = ", ".join(closest(column, self.columns))
             raise KeyError(f"the study has no column {printable(column)!r}; closest: {near}")
         return self.columns[column]
 
     def take(self, rows: npt.NDArray[Any] | Sequence[int]) -> Study:
-        """The runs of a boolean mask or of indices."""
+        """Return a study of the runs that a boolean mask or an array of indices chooses; the rest stays as it is."""
         return replace(self, columns={name: column[rows] for name, column in self.columns.items()})
 
     def association(
@@ -148,7 +148,7 @@ class Study:
         return associate(self, target, permutations=permutations, draws=draws, seed=seed, **how)
 
     def claim(self, sign: int | str, target: str = "gap", *, within: str | Sequence[str] = (), **how: Any) -> Claim:
-        """In how many settings the correlation with the target has the claimed sign.
+        """Count in how many settings the correlation with the target has the claimed sign.
 
         Parameters
         ----------
@@ -172,7 +172,7 @@ class Study:
         return claim_of(self, sign, target, within=within, **how)
 
     def write(self, path: str | os.PathLike[str]) -> Path:
-        """Write the columns as CSV, whole or not at all; the same bytes for the same runs.
+        """Write the columns as CSV, whole or not at all, and return the path; the same runs give the same bytes.
 
         Raises
         ------
@@ -186,7 +186,7 @@ class Study:
         return target
 
     def __repr__(self) -> str:
-        """Runs, hyper-parameters, gaps, layers and estimates, a line each."""
+        """Return runs, hyper-parameters, gaps, layers and estimates in words, a line for each."""
         layers = list(dict.fromkeys(m.layer for m in self.measures.values()))
         gaps = [f"{name}: {printable(words)}" for name, words in self.gaps.items()]
         hyper = listed([printable(name) for name in self.hyper], 8) or "none: Recorder(about={'lr': 0.1})"
@@ -279,7 +279,7 @@ def study(
             values.append(_row(of_run, measures))
             for measure, names in of_run.flags.items():
                 flags.setdefault(measure, Counter()).update(names)
-            of_run.values, of_run.flags = {}, {}  # from here on they are kept as an array and as counts
+            of_run.values, of_run.flags = {}, {}  # frees memory: both are now in the array and the counts
     if not found:
         raise ValueError("a study needs at least one run, got none")
     if not measures:
@@ -288,7 +288,7 @@ def study(
 
 
 def _read(table: ResultTable, source: object, **how: Any) -> OfRun:
-    """Return what is kept of the only run in a table; an error gets a note that says which run it was."""
+    """Return what a study keeps of the only run in a table; an error gets a note that names the run and its source."""
     try:
         return read_run(table, **how)
     except (ValueError, TypeError) as error:
@@ -302,7 +302,10 @@ def _source(source: object) -> str:
 
 
 def _row(of_run: OfRun, measures: dict[Measure, int]) -> FloatArray:
-    """Return the values of one run (M,), each at its measure's place; add to `measures` what no earlier run had."""
+    """Return the values of one run (M,), each at the index that `measures` has for its measure.
+
+    Measures that no earlier run had are added to `measures`.
+    """
     places = [measures.setdefault(measure, len(measures)) for measure in of_run.values]
     row = np.full(len(measures), np.nan)
     row[places] = list(of_run.values.values())
@@ -312,13 +315,13 @@ def _row(of_run: OfRun, measures: dict[Measure, int]) -> FloatArray:
 def _study_of(
     found: Sequence[OfRun], measures: Mapping[Measure, int], values: Sequence[FloatArray], flags: Raised, by: By
 ) -> Study:
-    """Return the study of these R runs. `measures` has the place in `values` of each of M measures.
+    """Return the study of these R runs. `measures` has the index of each of M measures in the rows of `values`.
 
-    ValueError where no two runs have a measure in common, and for a hyper-parameter called as another column is.
+    ValueError where no two runs have a measure in common, and for a hyper-parameter with the name of another column.
     """
     ids = [one.run for one in found]
     run_names = names_of(ids, {one.run: one.place for one in found})
-    # (R, M): a row is shorter where measures came only with later runs, and lacks these.
+    # (R, M). Rows of earlier runs are shorter, since they lack the measures that later runs added.
     table = np.stack([np.pad(row, (0, len(measures) - len(row)), constant_values=np.nan) for row in values])
     if len(found) > 1 and (np.isfinite(table).sum(axis=0) < 2).all():
         layers = listed([printable(layer) for layer in dict.fromkeys(m.layer for m in measures)], 6)
@@ -344,7 +347,7 @@ def _study_of(
 
 
 def _gap_words(found: Sequence[OfRun]) -> dict[str, str]:
-    """Return what each gap is the difference of, in words; ValueError where this differs between runs."""
+    """Return {gap: in words what it is the difference of}; ValueError where this differs between runs."""
     gaps: dict[str, str] = {}
     for name, words in (item for one in found for item in one.gaps.items()):
         if gaps.setdefault(name, words) != words:
@@ -363,15 +366,18 @@ def _objects(cells: Sequence[object]) -> npt.NDArray[Any]:
 
 
 def names_of_measures(measures: Iterable[Measure]) -> list[str]:
-    """Return names as `I(X;T) of fc1, binning, n_bins = 30: fall`, with as many settings as tell them all apart."""
+    """Return the names of columns, such as `I(X;T) of fc1, binning, n_bins = 30: fall`.
+
+    Where two would be equal, they get all their settings.
+    """
 
     def name(measure: Measure, way: str) -> str:
-        """Return the name of a column, with these words for how its curve was estimated."""
+        """Return the name of a column; `way` says how its curve was estimated."""
         return f"{measure.quantity} of {measure.layer}, {way}: {measure.summary}"
 
     known = list(measures)
     names = [name(m, m.way) for m in known]
-    # Names that several measures share are made longer, twice at most.
+    # Equal names are made longer: first by all settings in words, and if they are still equal by the settings as JSON.
     for longer in (_whole_way, lambda m: f"{m.estimator} {m.settings}"):
         count = Counter(names)
         names = [n if count[n] == 1 else name(m, longer(m)) for n, m in zip(names, known, strict=True)]

@@ -114,7 +114,7 @@ def runs_of(table: ResultTable) -> Iterator[ResultTable]:
 
 
 def ends_of(recorded: Recorded) -> dict[str, float]:
-    """The last value of each metric (`NAME_final`), and the best of losses, errors and accuracies (`NAME_best`)."""
+    """Return the last value of each metric (`NAME_final`), and the best of losses, errors, accuracies (`NAME_best`)."""
     out = {}
     for name, (_, values) in recorded.items():
         kind = kind_of(name)
@@ -126,18 +126,24 @@ def ends_of(recorded: Recorded) -> dict[str, float]:
 
 
 def kind_of(name: str) -> str:
-    """What a metric is by its name: "loss", "accuracy", "error", or "" where it is not known which value is better."""
+    """Return the kind of a metric by its name: "loss", "accuracy", "error", or "" for any other.
+
+    Of others it is not known whether large or small values are better.
+    """
     group = metric_group(name)
     return group if group in ("loss", "accuracy") else "error" if "err" in name.lower() else ""
 
 
 def sides_of(names: Iterable[str], kind: str) -> dict[str, dict[tuple[str, ...], str]]:
-    """Return {rows: {other words: metric}} of the metrics of a kind: {"test": {("loss",): "test loss"}, ...}."""
+    """Return the metrics of a kind by the data that they are of: {"test": {("loss",): "test loss"}, "train": ...}.
+
+    The words in a metric's name say which data these are; the inner keys are its other words.
+    """
     found: dict[str, dict[tuple[str, ...], str]] = {}
     for name in names:
         if kind_of(name) == kind:
             words = re.findall(r"[a-z0-9]+", name.lower())
-            # A name without such a word is that of a training metric: "loss".
+            # A metric without a word for held-out data, such as "loss", is one of training.
             rows = next((word for word in words if word in _HELD_OUT), "train")
             rest = tuple(word for word in words if word not in (*_TRAIN, *_HELD_OUT))
             found.setdefault(rows, {}).setdefault(rest, name)
@@ -145,8 +151,8 @@ def sides_of(names: Iterable[str], kind: str) -> dict[str, dict[tuple[str, ...],
 
 
 def pair_of(names: Iterable[str], kind: str) -> Pair:
-    """The held-out and the training metric of a kind, None where one is missing; ValueError where several pairs fit."""
-    # Both must have the same other words in their names: "test loss" belongs to "train loss".
+    """Return (held-out, training) metric of a kind, None where one is missing; ValueError where several pairs fit."""
+    # A pair agrees in all words but those for the data: "test loss" and "train loss".
     sides = sides_of(names, kind)
     train = sides.get("train", {})
     for side in _HELD_OUT:
@@ -160,7 +166,10 @@ def pair_of(names: Iterable[str], kind: str) -> Pair:
 
 
 def best_step(recorded: Recorded) -> float:
-    """The step with the least validation loss, else test loss, else the best held-out accuracy; NaN without any."""
+    """Return the step with the best value of a held-out metric; NaN where none was recorded.
+
+    That is the least loss, else the least error, else the largest accuracy; of each, validation goes before test.
+    """
     for kind in ("loss", "error", "accuracy"):
         sides = sides_of(recorded, kind)
         for side in reversed(_HELD_OUT):  # validation rows before test rows
@@ -173,8 +182,9 @@ def best_step(recorded: Recorded) -> float:
 
 
 def gaps_of(recorded: Recorded, at: Moment, gap: Pair) -> tuple[dict[str, float], dict[str, str]]:
-    """Return ({"gap", "error_gap", "gap_step": number}, {gap: in words what it is the difference of}) at one step.
+    """Return the gaps of a run at one step: their numbers by name, and in words what each is the difference of.
 
+    Names are "gap", "error_gap" and "gap_step". `gap` names the two metrics; with None they are found by their names.
     ValueError where `gap` names a metric that was not recorded, or several pairs fit.
     """
     if gap is not None and (missing := [name for name in gap if name not in recorded]):
@@ -194,7 +204,11 @@ def gaps_of(recorded: Recorded, at: Moment, gap: Pair) -> tuple[dict[str, float]
 
 
 def _difference(name: str, pair: Sequence[Timed], at: Moment, recorded: Recorded, *, flip: bool) -> dict[str, float]:
-    """Return {name: held-out minus training metric, "gap_step": step}; with `flip`, for accuracies, the negative."""
+    """Return {name: held-out minus training metric, "gap_step": step} at the last or the best step, as `at` says.
+
+    `pair` has steps and values of both metrics. With `flip` the difference is training minus held-out: of accuracies,
+    this is the gap of the errors. It is NaN where the two metrics were not both recorded at the step.
+    """
     steps, values = at_common_steps([steps for steps, _ in pair], [values for _, values in pair])
     if not steps.size:
         return {name: math.nan}
@@ -207,7 +221,11 @@ def _difference(name: str, pair: Sequence[Timed], at: Moment, recorded: Recorded
 
 
 def labels_of(rows: ResultTable, by: By, wanted: Sequence[str] | None) -> dict[str, str]:
-    """The name of each layer in a study: its own, or its place from the end among all layers or those of its role."""
+    """Return {layer: its name in a study} for the `wanted` layers, by default those that figures show.
+
+    The name is its own, or its place from the end among these layers ("layer -1") or among those of its role
+    ("activation -1", "output").
+    """
     shown = match_layers(wanted, ordered_layers(rows)) if wanted else default_layers(rows)
     if by == "name":
         return {layer: layer for layer in shown}
@@ -215,12 +233,16 @@ def labels_of(rows: ResultTable, by: By, wanted: Sequence[str] | None) -> dict[s
     roles = {str(one.get("key")): str(one.get("role")) for one in about} if by == "role" else {}
     role = [roles.get(layer, "layer") for layer in shown]
     places = [f"{name} -{role[i:].count(name)}" for i, name in enumerate(role)]
-    # The last output is called so, as most networks have one alone.
+    # The last output is called "output", without a number, since most networks have only one.
     return {layer: "output" if place == "output -1" else place for layer, place in zip(shown, places, strict=True)}
 
 
 def curves_of(table: ResultTable, by: By, layers: Sequence[str] | None, select: Mapping[str, Any]) -> Iterator[Curve]:
-    """Yield the curves that are summarised, each with the name that its layer has in the study."""
+    """Yield the curves of a run that a study summarises, each with the name that its layer has in the study.
+
+    `select` chooses estimator, quantity and subset; by default all estimators, the subset "all" if there is one, and
+    all quantities but nulls and bounds.
+    """
     rows = of_layers(table)
     rows = rows.select(**{name: value for name, value in select.items() if value is not None})
     if select.get("subset") is None and "all" in set(rows.subset.tolist()):
@@ -235,7 +257,7 @@ def curves_of(table: ResultTable, by: By, layers: Sequence[str] | None, select: 
 
 
 def summaries_of(curve: Curve) -> dict[str, float]:
-    """The summaries of a curve by their names, over its finite values; none where there is no such value."""
+    """Return {name of a summary: its value}, over the finite values of a curve; {} where it has none."""
     known = np.isfinite(curve.value)
     if not known.any():
         return {}
@@ -254,8 +276,11 @@ def summaries_of(curve: Curve) -> dict[str, float]:
 
 
 def read_run(table: ResultTable, *, by: By, layers: Sequence[str] | None, at: Moment, gap: Pair, **rows: Any) -> OfRun:
-    """Return what a study keeps of the only run in `table`; ValueError or TypeError for what its meta says wrongly."""
-    # The meta of a table comes from a file and may lack anything.
+    """Return what a study keeps of the only run in `table`; `rows` are choices of its rows, as `select` in `curves_of`.
+
+    ValueError or TypeError where its hyper-parameters are malformed, or `gap` or `layers` do not fit.
+    """
+    # The meta of a table comes from a file, and any part of it may be missing.
     run = str(table.run[0])
     known = table.meta.get("runs")
     entry = known.get(run) if isinstance(known, Mapping) else None
@@ -279,6 +304,6 @@ def read_run(table: ResultTable, *, by: By, layers: Sequence[str] | None, at: Mo
             what = (curve.layer, curve.subset, curve.estimator, curve.settings, curve.quantity, summary)
             measure = Measure(*what, SUMMARIES[summary] or curve.unit)
             found.values[measure] = value
-            # Those of the last value alone for `final`, else those of any value.
+            # `final` has the flags of the last value only, other summaries those of all values.
             found.flags[measure] = flags[summary == "final"]
     return found
