@@ -3,7 +3,7 @@
   const $ = (id) => document.getElementById(id);
   const packed = new Blob([Uint8Array.from(atob($("data").textContent), (char) => char.charCodeAt(0))]);
   const data = await new Response(packed.stream().pipeThrough(new DecompressionStream("deflate"))).json();
-  // In the order of the figures' markers.
+  // In the same order as the markers of the figures (infoplane.plots.style.MARKERS).
   const SYMBOLS = ["circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "triangle-left", "x", "triangle-right", "pentagon",
     "hexagon", "star", "diamond-tall", "star-diamond", "star-square", "star-triangle-up", "star-triangle-down", "hexagram", "triangle-ne", "triangle-sw"];
   const DASHES = ["solid", "7px,4px", "2px,3px", "8px,3px,2px,3px", "14px,4px", "14px,3px,2px,3px,2px,3px"];
@@ -18,7 +18,7 @@
 
   // Small helpers.
 
-  // Plotly reads a little mark-up in its texts; names are shown as they are.
+  // Plotly reads some HTML tags in its texts: escaped, a name is shown letter by letter.
   const plain = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
   const show = (value) => value === null || value === undefined ? "–"
     : Number.isInteger(value) ? String(value) : String(Number(value.toPrecision(5)));
@@ -31,6 +31,7 @@
   };
   const option = (select, value, text) => { add(select, "option", text).value = value; };
   const given = (value) => value !== null && value !== undefined;
+  // How many entries of an ascending list are at most `step`, by bisection.
   const countUpTo = (list, step) => {
     let low = 0, high = list.length;
     while (low < high) {
@@ -57,6 +58,7 @@
   const clock = () => $("against").value;
   const firstTime = () => times.find((time) => time > 0) || 1;
   const lastTime = () => times[times.length - 1];
+  // The position of a time on the axis, in units of the axis (in decades where it is logarithmic).
   const place = (time) => {
     if ($("axis").value === "linear") return time;
     const first = firstTime();
@@ -70,11 +72,13 @@
     const values = [...(times[0] <= 0 ? [0] : []), ...decades.filter((_, k) => k % stride === 0)];
     return {tickvals: values.map(place), ticktext: values.map(grouped)};
   };
+  // The index of the colour of a time.
   const shade = (time) => {
     const width = place(lastTime()) - place(times[0]) || 1, count = data.shades.light.length;
     return Math.min(count - 1, Math.floor((place(time) - place(times[0])) / width * count));
   };
-  // A part, or a metric, with its times, in their order; what has no such time is left out and counted.
+  // A part or a metric with `times`, which are its steps or its epochs, in ascending order. Snapshots without an epoch
+  // are left out where epochs are asked for; `lost` counts them.
   const timed = (part) => {
     const own = clock() === "epoch" ? part.epochs : part.steps;
     const kept = own.map((_, s) => s).filter((s) => given(own[s])).sort((a, b) => own[a] - own[b]);
@@ -87,7 +91,7 @@
   };
   const timedAll = (found) => ({...found, parts: found.parts.map(timed), mean: found.mean && timed(found.mean)});
 
-  // What is shown: the mean, or runs; of these the chosen layers. A part is the numbers of one of them.
+  // What is shown: the mean or runs, and of these the chosen layers. A part has the numbers of one run, or of the mean.
 
   const about = () => {
     const n = [...new Set([estimate.n[0], estimate.n[estimate.n.length - 1]])].join(" to ");
@@ -97,7 +101,7 @@
   const shownLayers = (part) => part.layers.map((_, i) => i).filter((i) => layerOn[part.layers[i]]);
   const hasPlane = (part) => part.quantities[XT] && part.quantities[TY];
   const runName = (part) => part.run < 0 ? part.words.split(",")[0] : data.runs[part.run];
-  // The solid line is the mean's where there is one.
+  // Where there is a mean it has the solid line, and the runs have the other dashes.
   const dashOf = (run) => hasMean ? DASHES[run < 0 ? 0 : 1 + run % (DASHES.length - 1)] : DASHES[run % DASHES.length];
   const symbolOf = (part, i) => SYMBOLS[data.marks[part.layers[i]] % SYMBOLS.length];
   const traceName = (part, i) => plain(data.layers[part.layers[i]]) + (estimate.methods[part.layers[i]] || "") + (severalRuns ? `, ${plain(runName(part))}` : "");
@@ -105,7 +109,7 @@
   const flagsOf = (quantity, i, s) => quantity && quantity.flags ? quantity.flags.names[quantity.flags.codes[i][s]] : "";
   const ceilingOf = (quantity, i, s) => Array.isArray(quantity.ceiling) ? quantity.ceiling[i][s] : quantity.ceiling;
   const isSaturated = (part, i, s) => [XT, TY].some((q) => flagsOf(part.quantities[q], i, s).includes("saturated"));
-  // Bands are cut as in the figures: at 0 and at the ceiling, beyond which is no value, though values drawn keep theirs.
+  // The function that cuts an edge of a band as the figures do: at 0 and at the ceiling, but not inside the values.
   const cuts = new Map();
   const cutOf = (part, q) => {
     if (cuts.has(q)) return cuts.get(q);
@@ -120,7 +124,7 @@
   };
   const ends = (part, q, low, high) => given(low) && given(high) ? [low, high].map(cutOf(part, q)) : null;
   const bandOf = (part, q, i, s) => q.low && given(q.value[i][s]) ? ends(part, q, q.low[i][s], q.high[i][s]) : null;
-  // What stands beside a quantity in the curves: the same on shuffled labels with its band, and the opposite bound.
+  // What the curves show beside a quantity: its null (on shuffled labels) with a band, and the band to its other bound.
   const nullOf = (part, name) => part.quantities[`${name} null`];
   const nullBand = (part, q, chance, i, s) => chance.low && given(chance.value[i][s]) ? ends(part, q, chance.low[i][s], chance.high[i][s]) : null;
   const otherBound = (part, name, i, s) => {
@@ -130,7 +134,7 @@
 
   const when = (part, s) => `step ${grouped(part.steps[s])}` +
     (given(part.epochs[s]) && part.epochs[s] !== part.steps[s] ? `, epoch ${show(part.epochs[s])}` : "");
-  // What the hover says of one layer at one snapshot: run, values, intervals, bounds, ceilings, flags.
+  // The text under the mouse on layer number `i` of a part at snapshot number `s`: run, values, intervals, flags, ...
   const words = (part, i, s) => {
     const lines = [`<b>${plain(data.layers[part.layers[i]])}</b>  ${when(part, s)}`,
       plain(part.run < 0 ? part.words : `run ${data.runs[part.run]}`)];
@@ -147,8 +151,8 @@
     return lines.join("<br>");
   };
 
-  // Snapshots of which the trail is made: all of a short run; of a long one as many as can be told apart, at
-  // even distances on the time axis. The current line, the hover on it and the slider have every snapshot.
+  // The numbers of the snapshots that the plane shows as a trail behind the current one: all of a short run; of a long
+  // one at most MOST_TRAIL, at even distances on the time axis. The slider still reaches every snapshot.
   const trail = (part) => {
     const all = part.times.map((_, s) => s);
     if (all.length <= MOST_TRAIL) return all;
@@ -164,7 +168,7 @@
 
   // Axes.
 
-  // The rule of `infoplane.results.limits`, with its numbers.
+  // Limits [low, high] of an axis, by the same rule and numbers as `infoplane.results.limits`; `top` is the ceiling.
   const limits = (values, top, unit) => {
     const rule = data.axes;
     let low = Infinity, high = -Infinity;
@@ -180,7 +184,8 @@
     }
     return [low - rule.below * (high - low), high + rule.above * (high - low)];
   };
-  // Limits, ceiling and unit of a quantity in all that is shown; `drawn` gives what of it stands in the panel.
+  // Limits, ceiling and unit of a quantity over all that is shown; `drawn` returns the numbers that a panel draws for
+  // one layer at one snapshot.
   const scaleOf = (name, drawn) => {
     const values = [];
     let top = null, unit = "bits";
@@ -195,7 +200,7 @@
     }
     return {range: limits(values, top, unit), top, unit};
   };
-  // In the plane stand the points that have both numbers, and the bars of a mean.
+  // The plane draws points that have both numbers, and for a mean the ends of its bars.
   const inPlane = (part, q, i, s) => {
     const pair = [XT, TY].map((name) => part.quantities[name] && part.quantities[name].value[i][s]);
     return pair.every(given) ? [q.value[i][s], ...(part.run < 0 && bandOf(part, q, i, s)) || []] : [];
@@ -206,10 +211,10 @@
       ...chance ? [chance.value[i][s], ...nullBand(part, q, chance, i, s) || []] : []];
   };
   const narrow = () => document.body.offsetWidth < 500;
-  // These buttons and no others: the library's own set has one that sends the numbers to a server.
+  // Only these buttons: the default set of the library has one that sends the numbers to a server.
   const config = {displaylogo: false, plotlyServerURL: "", modeBarButtons: [["zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]]};
   const quiet = {...config, displayModeBar: false};
-  // A finger scrolls the page; a mouse zooms.
+  // To drag with a mouse zooms; to drag with a finger scrolls the page.
   const dragmode = matchMedia("(pointer: coarse)").matches ? false : "zoom";
   const base = (more) => ({font: {family: "system-ui, sans-serif", size: 13, color: ink()}, showlegend: false, hovermode: "closest", dragmode,
     paper_bgcolor: paper(), plot_bgcolor: paper(), separators: ".\u202f", modebar: {bgcolor: "rgba(0,0,0,0)", color: faint(), activecolor: ink()},
@@ -220,7 +225,7 @@
     const low = place(times[0]), high = place(lastTime()), pad = 0.02 * (high - low) || 0.5;
     return axis(clock(), {...timeTicks(), ticklabeloverflow: "allow", range: [low - pad, high + pad]});
   };
-  // A dotted line at a ceiling with its name; a ceiling beyond the limits is named at the edge it lies past.
+  // Add to a layout the dotted line of a ceiling with its name; one beyond the limits has only its name, at that edge.
   const ceiling = (layout, letter, scale, name) => {
     if (scale.top === null) return;
     const inside = scale.top <= scale.range[1], across = letter === "x", other = across ? "y" : "x";
@@ -232,9 +237,12 @@
       [`${other}1`]: 1, line: {color: faint(), width: 1, dash: "dot"}, layer: "below"});
   };
 
-  // The plane. Traces are rebuilt when a choice changes; the slider only changes how much of each is shown.
+  // The plane. Its traces are built anew when a choice changes; the slider only changes up to which time each is shown.
+  // An entry has the `trace` for Plotly, and either all its points with their times (`full`), or the part whose current
+  // snapshot it shows (`now`).
 
   let planeTraces = [];
+  // The lines through the chosen layers, a line for each snapshot; one trace for all lines of one colour.
   const shadedLines = (part, kept, chosen) => {
     const lines = shades().map(() => ({x: [], y: [], time: []}));
     for (const s of kept) {
@@ -250,6 +258,7 @@
     return lines.map((full, k) => ({full, trace: {mode: "lines", hoverinfo: "skip", opacity: 0.55, showlegend: false,
       line: {color: shades()[k], width: 1, dash: dashOf(part.run)}}})).filter((entry) => entry.full.x.length);
   };
+  // The points of layer number `i` of a part, joined in order of time unless `byStep`: then lines join the layers.
   const layerTrace = (part, kept, i, byStep) => {
     const pick = (list) => kept.map((s) => list[s]), moments = pick(part.times), color = layerColor(part.layers[i]);
     return {
@@ -279,11 +288,12 @@
       : "No run is chosen.";
     if (!none) drawPlane(true);
   };
-  // The bands of a mean at the current step, as bars.
+  // The bands of a mean at snapshot `s`, as the lengths of error bars above and below the values.
   const bars = (part, name, chosen, s) => {
     const ends = chosen.map((i) => s < 0 ? null : bandOf(part, part.quantities[name], i, s)), value = (k) => part.quantities[name].value[chosen[k]][s];
     return {array: ends.map((e, k) => e ? e[1] - value(k) : 0), arrayminus: ends.map((e, k) => e ? value(k) - e[0] : 0)};
   };
+  // What of an entry of the plane is shown at this time: its points so far, or the current snapshot.
   const slice = (entry, time) => {
     if (!entry.now) {
       const n = countUpTo(entry.full.time, time);
@@ -299,7 +309,7 @@
     if (!planeTraces.length) return;
     const parts = planeTraces.map((entry) => slice(entry, times[at]));
     if (!rebuild) {
-      // One call for all traces but the colour bar's; undefined leaves an attribute as it is.
+      // One call for all traces, except that of the colour bar; undefined leaves an attribute unchanged.
       const all = (get) => parts.map(get), bar = (k, name) => all((p) => p.bars && p.bars[k] ? p.bars[k][name] : undefined);
       Plotly.restyle("plane", {x: all((p) => p.x), y: all((p) => p.y), text: all((p) => p.text),
         "marker.symbol": all((p) => p.symbol), "marker.color": all((p) => p.color), "error_x.array": bar(0, "array"),
@@ -322,7 +332,7 @@
     ceiling(layout, "y", ry, "H(Y)");
     Plotly.react("plane", traces, layout, narrow() ? quiet : config);
   };
-  // An unseen trace that carries the colour bar of the time.
+  // An invisible trace, which has the colour bar of the time.
   const colorBar = () => {
     const low = place(times[0]), high = place(lastTime()), colors = shades();
     return {type: "scatter", mode: "markers", x: [null], y: [null], hoverinfo: "skip", showlegend: false, marker: {color: [low], cmin: low,
@@ -330,9 +340,9 @@
       colorbar: {title: {text: clock(), side: "right"}, thickness: narrow() ? 7 : 12, outlinewidth: 0, ...timeTicks()}}};
   };
 
-  // Curves and metrics, with the place in training.
+  // Curves and metrics, with a vertical line at the current time.
 
-  // That is a line of our own above the panel: moving a shape of Plotly's draws the panel anew.
+  // The line is an HTML element above the panel: to move a shape of Plotly would draw the whole panel anew.
   const cursors = {};
   const moveCursor = (panel) => {
     const layout = $(panel)._fullLayout;
@@ -351,7 +361,7 @@
     }
     moveCursor(panel);
   };
-  // The outline of a band, interrupted where a value has none.
+  // The outline of a band; `ends` has [low, high] for each of `x`. There is a gap where a value has no band.
   const bandTrace = (x, ends, values, color) => {
     const pieces = [[]];
     values.forEach((value, s) => {
@@ -391,7 +401,7 @@
     Plotly.react("curves", traces, layout, quiet);
     withCursor("curves");
   };
-  // The mean of the metrics where the mean is shown and there is one, and those of each run that is shown.
+  // The metrics to draw: their mean, if the mean is shown and they have one, and those of each run that is shown.
   const metricParts = () => {
     const mean = meanOn && estimate.mean, known = Object.keys(data.mean_metrics).length > 0;
     const runs = data.metrics.map((recorded, run) => ({run, recorded})).filter(({run}) => runOn[run] || (mean && !known));
@@ -399,7 +409,7 @@
   };
   const buildMetrics = () => {
     const traces = [], names = [], colors = [ink(), ...data.metric_colors[theme()]];
-    // Shares of one have the right side, the losses and what else there is the left.
+    // Accuracies have the axis at the right, losses and all other metrics that at the left.
     const sides = {y: {titles: [], values: []}, y2: {titles: [], values: []}};
     for (const {run, recorded} of metricParts()) {
       const who = run < 0 ? estimate.mean.words : `run ${data.runs[run]}`;
@@ -427,6 +437,7 @@
 
   // The slider and the playing of training.
 
+  // Say the current step in words.
   const tell = () => {
     const exact = (part) => part.times.lastIndexOf(times[at]), part = [...shownParts(), ...estimate.parts].find((one) => exact(one) >= 0);
     $("now").textContent = when(part, exact(part));
@@ -440,6 +451,7 @@
     moveCursor("curves");
     moveCursor("metrics");
   };
+  // Go to a snapshot when the browser draws its next frame: of several calls before it only the last counts.
   const soon = (index) => {
     if (wanted === null) requestAnimationFrame(() => {
       const next = wanted;
@@ -485,7 +497,7 @@
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 10000);
   };
-  // A name that a spreadsheet would take for a formula begins with an apostrophe.
+  // A cell of the CSV. A name that a spreadsheet would take for a formula gets an apostrophe in front.
   const cell = (value) => {
     if (!given(value)) return "";
     if (typeof value === "number") return String(value);
@@ -504,7 +516,7 @@
     return rows;
   };
   const saveData = () => save("information-plane.csv", "text/csv", shownRows().map((row) => row.map(cell).join(",") + "\n").join(""));
-  // The figure as it stands, with a legend of its layers and what its numbers are.
+  // Save a panel as it is shown, with a legend of the layers and a title that says what the numbers are.
   const saveFigure = async (panel) => {
     const {data: traces, layout, offsetWidth: width, offsetHeight: height} = $(panel);
     const lines = [`${about()}.`, panel === "plane" ? "Open markers are saturated." : "", shownParts().some((part) => part.run < 0) ? `Of ${estimate.mean.words}.` : ""];
@@ -525,7 +537,7 @@
     tell();
   };
   const runBoxes = () => [...$("runs").querySelectorAll("input")];
-  // Of three or more runs the mean is shown, until somebody chooses.
+  // Where there is a mean, only it is shown until the reader chooses runs. Update the boxes accordingly.
   const chooseRuns = () => {
     if (!runsChosen) {
       meanOn = Boolean(estimate.mean);
@@ -546,6 +558,7 @@
     return `${about()}. ${gone}${some}${mean}Information in bits. Open markers are saturated: the number is only its ceiling. ` +
       "Dotted lines: ceilings; in the curves, the same estimate on shuffled labels.";
   };
+  // Show the estimate that is chosen in the list: update times, slider, quantities and caption, and draw everything.
   const choose = () => {
     const before = times ? times[at] : Infinity;
     const found = data.estimates[$("estimate").selectedIndex], dated = found.parts.some((part) => part.epochs.some(given));
@@ -569,6 +582,7 @@
     chooseRuns();
     rebuild();
   };
+  // Add a check box with its sign and name to `box`; `change` is called with its new state.
   const toggle = (box, index, name, sign, change) => {
     const label = add(box, "label"), input = add(label, "input");
     input.type = "checkbox";
@@ -580,7 +594,7 @@
     label.append(sign, name);
     return input;
   };
-  // Marks of the legends are drawn with the paths that the library draws in the figures.
+  // The SVG paths of the markers, taken from a plot that the library draws, so that the lists show the same marks.
   const symbolPaths = () => {
     const scratch = add(document.body, "div"), all = [...SYMBOLS.keys()];
     scratch.className = "scratch";
@@ -609,6 +623,7 @@
     runsChosen = true;
     change(on);
   };
+  // Give the button of the theme and the marks of the layers the look of the current theme.
   const dress = () => {
     const dark = theme() === "dark";
     $("theme").textContent = dark ? "Light" : "Dark";
@@ -616,13 +631,15 @@
     $("layers").querySelectorAll(".mark").forEach((sign, i) => { sign.style.color = layerColor(i); });
   };
 
-  // A page of a run that is being watched looks for a newer one, and takes along what the reader chose.
+  // The page of a run that is being watched looks for a newer version of itself. When it loads that, the choices of the
+  // reader go with it.
 
   const boxesOff = (id) => [...$(id).querySelectorAll("input")].filter((box) => !box.checked).map((box) => box.parentNode.textContent);
   const opened = () => [...document.querySelectorAll("details[open] > summary > b")].map((head) => head.textContent);
   const choices = () => ({estimate: $("estimate").selectedOptions[0].text, mode: $("mode").value, quantity: $("quantity").value,
     against: $("against").value, axis: axisChosen && $("axis").value, time: at < times.length - 1 && times[at], layersOff: boxesOff("layers"),
     runsOff: runsChosen && boxesOff("runs"), opened: opened(), theme: document.documentElement.dataset.theme});
+  // Make the choices again that the reader had made in the version of the page before.
   const recall = (was) => {
     const known = [...$("estimate").options].findIndex((one) => one.text === was.estimate);
     if (known >= 0) $("estimate").selectedIndex = known;
@@ -635,6 +652,7 @@
     option($("quantity"), was.quantity, was.quantity);
     for (const head of document.querySelectorAll("summary > b")) head.closest("details").open = was.opened.includes(head.textContent);
   };
+  // Ask the server for a newer version: 304 says that there is none. While training is being played, do not ask.
   const look = async () => {
     if (playing !== null) return;
     const {number} = document.body.dataset;
@@ -689,7 +707,7 @@
     dress();
     rebuild();
   });
-  // Panels follow their places: windows turn and grow, and a notebook may show a page only later.
+  // Resize the panels with the page: windows change their size, and a notebook may show the page only later.
   const places = new ResizeObserver((entries) => {
     for (const {target} of entries) if (target.offsetWidth && target._fullLayout) Plotly.Plots.resize(target);
   });
