@@ -55,13 +55,14 @@ def step_colorbar(
 ) -> None:
     """Draw the colour bar of the steps beside `ax`, with `label` beside the bar.
 
-    On a logarithmic scale the ticks are at 0 and at powers of ten. `aspect` is the length of the bar over its width.
+    On a logarithmic scale the ticks are at 0 and at powers of ten. `aspect` is the least length of the bar as a
+    multiple of its width.
     """
     bar = colorbar(ax, ScalarMappable(norm=norm, cmap=step_colormap(look["cmap"])), look, label, aspect=aspect)
     if bar is None:
         return
     bar.outline.set_linewidth(0.4)
-    # Two ticks stand at least a line of text apart, as a share of a bar that has 0.7 of the figure's height.
+    # Ticks stand at least 1.4 font sizes apart, here as a share of the bar, which has about 0.7 of the figure's height.
     room = 1.4 * float(mpl.rcParams["font.size"]) / (0.7 * figure_of(bar.ax).get_figheight() * 72)
     ticks = apart(step_ticks(steps, isinstance(norm, SymLogNorm)), lambda t: float(norm(t)), room)
     bar.set_ticks(ticks, labels=list(map(number, ticks)))
@@ -131,7 +132,7 @@ MOST_NAMES = 32
 
 
 def row_axis(ax: Axes, rows: Sequence[LayerLook]) -> None:
-    """Put a row for each layer on the y axis, from top to bottom."""
+    """Set up the y axis for a row for each layer, from top to bottom, with their names."""
     # Rows stand at 0, 1, ...: a little room beyond both ends, and row 0 on top.
     ax.set_ylim(len(rows) - 0.4, -0.6)
     name_rows(ax, rows)

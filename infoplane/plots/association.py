@@ -70,7 +70,7 @@ def association_data(found: Association) -> AssociationMap:
 
 @keywords(Look, without=["colors", "markers", "legend"])
 def association(found: Association, *, ax: Axes | None = None, **look: Unpack[Look]) -> Axes:
-    """Draw every correlation of an association: layers down, what was tried of each across.
+    """Draw every correlation of an association: a row for each layer, a column for each summary that was tried of it.
 
     Hatched cells have an adjusted p of 0.05 or more, white ones were not tried. With a control, the correlations are
     those given it.

@@ -379,7 +379,7 @@ def draw_layers(data: CompareData, quantity: str, look: Options, *, log: bool | 
 
 
 def of_layer(data: CompareData, layer: str) -> CompareData:
-    """Return the data of one layer alone; a group that lacks it has no columns."""
+    """Return the data of one layer only; the arrays of a group that lacks the layer become (S, 0)."""
     groups = []
     for group in data.groups:
         at = [i for i, name in enumerate(group.layers) if name == layer]  # its column, if there is one

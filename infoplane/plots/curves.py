@@ -74,7 +74,7 @@ class CurveData(Shown):
 
     @property
     def bands(self) -> dict[str, FloatArray | None]:
-        """The edges of all bands, by name."""
+        """The edges (S, L) of all bands by name, None for a band that there is not."""
         interval = {"low": self.low, "high": self.high, "other": self.other_bound}
         return {**interval, "null_low": self.null_low, "null_high": self.null_high}
 
@@ -174,7 +174,7 @@ def curves(
 
 
 def default_quantities(series: Series) -> list[str]:
-    """Return I(X;T) and I(T;Y) as far as the series has them; if it has neither, its first two quantities."""
+    """Return I(X;T) and I(T;Y) as far as the series has them, else its first two that are no null and no bound."""
     have = series.quantities
     known: list[str] = [q for q in ("I(X;T)", "I(T;Y)") if q in have]
     return known or [q for q in have if q.rpartition(" ")[2] not in ("null", "lower", "upper")][:2]

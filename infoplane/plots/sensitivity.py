@@ -180,7 +180,7 @@ def sensitivity(
     log: bool | None = None,
     **options: Unpack[Options],
 ) -> Axes:
-    """Draw a quantity against the scale at which the layers are looked at, a line per layer.
+    """Draw a quantity against the scale that it was estimated at, such as a number of bins, with a line per layer.
 
     In a deterministic network I(X;T) belongs to the bins or the noise as much as to the layer: this shows by how much,
     from a scale too coarse to see anything to one that tells all inputs apart. Hollow points are saturated; the

@@ -112,7 +112,7 @@ class Gathered:
         return f"{count} of {of} {unit}" if of else str(count) if count else ""
 
     def estimate_words(self, known: Mapping[str, str]) -> str:
-        """Return in words which estimates the doubt concerns: two names, or how many more there are, or that it is all.
+        """Return which estimates the doubt concerns, in words: `all 5 estimates`, `kde, binning and 1 more estimates`.
 
         `known` has the short names of all estimates by their full names.
         """

@@ -235,7 +235,7 @@ def choose(
     shows: Sequence[str] | str | None = None,
     **select: Unpack[Selection],
 ) -> Series:
-    """Narrow a table to one series: the one reader of a table for figures and reports.
+    """Narrow a table to the one series that a figure or a report shows: all of them read tables by this function.
 
     Parameters
     ----------
