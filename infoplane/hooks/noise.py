@@ -105,10 +105,10 @@ class _NoiseHook:
         return output * (1 + self.noise.std * z)
 
     def _source(self, device: torch.device) -> torch.Generator | None:
-        """Return the generator to draw from, None for torch's global one; one with a seed is made at its first use."""
+        """Return the generator to draw from, None for torch's global one; a seed starts one anew on each device."""
         if isinstance(self.measuring, torch.Generator):
             return self.measuring
-        if self.seed is not None and self.generator is None:
+        if self.seed is not None and (self.generator is None or self.generator.device != device):
             self.generator = torch.Generator(device).manual_seed(self.seed)
         return self.generator
 

@@ -135,6 +135,22 @@ def test_a_depth_counts_calls_and_stops_at_leaves():
         recorder(Twins(), (TEXT, torch.arange(6)), depth=1, layers="head")
 
 
+class FirstToken(Stack):
+    """The first token of a layer behind the blocks."""
+
+    def __init__(self):
+        super().__init__(2, Residual)
+        self.norm = nn.LayerNorm(4)
+
+    def forward(self, x):
+        return self.norm(super().forward(x))[:, 0]
+
+
+def test_a_last_layer_of_which_the_model_returns_a_part():
+    assert keys(record(FirstToken(), TEXT, layers="blocks")[1]) == ["layers.0", "layers.1", "@out"]
+    assert keys(record(FirstToken(), TEXT, layers="blocks", logits=False)[1]) == ["layers.0", "layers.1", "norm"]
+
+
 def test_a_list_names_a_module_that_is_called_blocks():
     model = nn.Sequential()
     model.add_module("blocks", nn.Linear(4, 4))

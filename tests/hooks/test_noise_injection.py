@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from torch import nn
 
 from infoplane.core import Noise
 from infoplane.hooks import NoiseInjection, every, projection, units
+from infoplane.hooks.noise import noise_hooks
 
 X = torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(200) % 3
@@ -161,6 +163,16 @@ def test_measurement_noise_is_a_function_of_seed_and_step():
     steps = [s.arrays["2"] for s in sink.snapshots]
     np.testing.assert_array_equal(steps[0], a)
     assert not np.array_equal(steps[0], steps[1])
+
+
+def test_a_seed_draws_on_where_the_model_has_moved_to_another_device():
+    model, first = net(), net()
+    with NoiseInjection(model, "1", std=0.3, seed=1), NoiseInjection(first, "1", std=0.3, seed=1):
+        expected = first(X)
+        model(X)
+        (hook,) = noise_hooks(model)
+        hook.generator = SimpleNamespace(device=torch.device("cuda:0"))  # as a model that comes from there has it
+        assert torch.equal(model(X), expected)
 
 
 def test_removal_and_copies():

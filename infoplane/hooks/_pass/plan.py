@@ -103,7 +103,7 @@ class Planner:
             return [Target(self.modules[name], exact=False) for name in modules]
         # Where the model returns only a part of a layer, as one token, that part is recorded as the model's output, and
         # the call of the layer is left out.
-        output = output_of(self.seen, self.choice)
+        output = output_of(self.seen, self.choice) if self.settings.logits else None
         instead = self.seen.output if output and not output[0].named.name else None
         return [
             Target(self.modules[name], call=i, exact=False)
