@@ -52,9 +52,13 @@ class Pairs:
     """
 
     def __init__(self, names: Sequence[tuple[str, str]] | None, against: Run | None) -> None:
-        """Read what the caller asked for; ValueError where it names no pair, no view or no run."""
+        """Read the pairs of layers `names`, if any, and `against`: None, "previous", "view=2" and so on, or a run.
+
+        ValueError for an empty list of pairs, a view below 2, or a path where there is no run.
+        """
         self.names = None if names is None else [_two(each) for each in names]
-        self.previous, self.view = against == PREVIOUS, 1
+        self.previous = against == PREVIOUS
+        self.view = 1
         self.other: ActivationStore | None = None
         if self.names == []:
             raise ValueError("pairs must name at least one pair of layers, got none")

@@ -137,7 +137,10 @@ def _leave(previous: Callable[..., Any]) -> None:
 
 
 def _act_where_open() -> None:
-    """Let a waiting SIGINT act at the end of an inner method, where its caller is open to it, as a sink is."""
+    """When a method ends, act on a SIGINT that waits, if the method that called it lets interrupts in at once.
+
+    Otherwise it goes on waiting, for the end of the calling method.
+    """
     # skip=1: the innermost marked function on the stack is still the method that has just ended, the next its caller.
     if _pending and _manner(sys._getframe().f_back, skip=1) is _Manner.OPEN:
         checkpoint()

@@ -38,7 +38,10 @@ class NoisyMethod(Method):
             object.__setattr__(self, "targets", self.targets | {"discrete"})
 
     def prepare(self, blocks: Blocks, y: Tensor, x: Tensor | None = None) -> Self:
-        """Take over the noise that the network adds to the layer; no value is read."""
+        """Return a copy that knows the noise which the network itself adds to the layer, None where it adds none.
+
+        The activations of `blocks` are not read.
+        """
         found = getattr(blocks, "noise", None)
         if found is None or found.std <= 0:
             return replace(self, network_std=None, network_kind=None, network_clean=None)

@@ -138,9 +138,9 @@ def weighted_ranks(x: FloatArray, weights: FloatArray) -> FloatArray:
 
 
 def bootstrap(x: FloatArray, y: FloatArray, weights: FloatArray, method: Method) -> FloatArray:
-    """Return the correlations (D, M) in bootstrap draws; draw d holds run i `weights[d, i]` times.
+    """Return the correlation of each column of `x` (R, M) with `y` (R,) in each bootstrap draw of the runs, (D, M).
 
-    A correlation is 0 where x or y is constant in a draw.
+    `weights` (D, R) says how often draw d holds run i. A correlation is 0 where x or y is constant in a draw.
     """
     if method == "pearson":
         return _weighted_pearson(unit(x), unit(y[:, None])[:, 0], weights)

@@ -123,9 +123,12 @@ def _unseen_tail(runs: Runs, samples: int) -> Tensor:
 
 
 def _rest_of_log(a: np.ndarray, n: int) -> np.ndarray:
-    """Return (1-A)^(1-N) (-log A - sum_(r<N) (1-A)^r / r) for A = `a` (G,) and N = `n`, without cancellation."""
-    # It equals q sum_(r>=N) q^(r-N) / r with q = 1 - A, that is q int_0^inf e^-v / (N (1 - q e^(-v/N))) dv, where
-    # v = N A (e^w - 1) makes the integrand flat up to the cut-off by e^-v.
+    """Return what is left of the series -log A = sum_(r>=1) q^r / r, q = 1 - A, from term N = `n` on, over q^(N-1).
+
+    A is `a` (G,), and so is the result. Taking the first terms from the logarithm would lose all digits.
+    """
+    # So an integral is taken: q sum_(r>=N) q^(r-N) / r = q int_0^inf e^-v / (N (1 - q e^(-v/N))) dv. In the variable w
+    # of v = N A (e^w - 1) the integrand hardly changes up to where e^-v cuts it off, so few nodes are enough.
     # The integral over w is cut at v = 60, from where e^-v is nothing.
     nodes, weights = np.polynomial.legendre.leggauss(128)
     a = a[:, None]

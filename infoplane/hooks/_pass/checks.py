@@ -80,7 +80,7 @@ def look_at_rows(
     ValueError
         If rows do not follow their samples, in a layer whose sample axis the user has not given.
     """
-    chunk, first = _first(run, probe, rows)
+    chunk, first = _reference(run, probe, rows)
     repeated, reseeded = run(chunk, 0), run(chunk, 1)
     order = _cycle(len(chunk))
     reordered = _unless_refused(lambda: run(chunk.take(order), 0))
@@ -140,16 +140,19 @@ def returned(output: Any) -> dict[str, Tensor]:
     return {k: thinned(t if t.ndim else t[None]) for k, t in dense.items()}
 
 
-def _first(run: RunChunk, probe: ProbeSet, rows: int) -> tuple[Inputs, Captured]:
-    """Return a chunk of at most `rows` inputs to compare, and what the model gives on it."""
-    # Rows from all over the probe: the first ones may be of one class, which all go to one expert. They keep their
+def _reference(run: RunChunk, probe: ProbeSet, rows: int) -> tuple[Inputs, Captured]:
+    """Return at most `rows` inputs and what the model gives on them, with which later passes are compared.
+
+    The inputs are drawn from the probe; if the model fails on these, its first ones are taken.
+    """
+    # Drawn from all of the probe, since the first ones may be of one class, which all go to one expert. They keep their
     # order, since a model may need its rows sorted.
     n = min(rows, probe.first_pass)
     drawn = torch.randperm(probe.first_pass, generator=torch.Generator().manual_seed(0), device="cpu")[:n]
     chunk = probe.inputs.take(drawn.sort().values)
     captured = _unless_refused(lambda: run(chunk, 0).whole())
     if isinstance(captured, str):
-        chunk = probe.inputs.take(slice(0, n))  # which has run before; other rows may take another way in the model
+        chunk = probe.inputs.take(slice(0, n))  # on these the model has run before
         captured = run(chunk, 0).whole()
     return chunk, captured
 
