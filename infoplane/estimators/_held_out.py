@@ -72,7 +72,9 @@ class Classes(SoftmaxLoss):
         return (fitted - held_out > OVERFIT_SHARE * self.h_y) & (self.outputs > 1)
 
     def missed(self, held_out: Tensor, features: Tensor, seed: int) -> Tensor:
-        """Return (S,) whether `features` (S, N, M) predict the residuals of scores `held_out` (S, K, N).
+        """Tell for each snapshot, (S,), whether `features` (S, N, M) predict what held-out predictions have missed.
+
+        That is label less probability of each class, from the logits `held_out` (S, K, N) of K classes.
 
         `seed` is that of the random signs which show what chance would do.
         """
