@@ -228,7 +228,7 @@ def build_estimators(estimators: Any) -> list[Estimator]:
     for each in estimators if isinstance(estimators, list | tuple) else [estimators]:
         estimator = parse(each) if isinstance(each, str) else each() if isinstance(each, type) else each
         if not isinstance(estimator, Estimator):
-            raise TypeError(f"expected an estimator or its spec such as 'binning', got {type(estimator).__name__}")
+            raise TypeError(f"expected an estimator or its spec as 'binning:n_bins=60', got {type(estimator).__name__}")
         built.setdefault((estimator.name, config_json(estimator)), estimator)
     if not built:
         raise ValueError("analyze needs at least one estimator, got none")

@@ -13,8 +13,10 @@ import numpy.typing as npt
 
 from infoplane.core.brief import Brief
 
+Array = npt.NDArray[Any]
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
 Role = Literal["activation", "output", "input", "other"]
 Site = Literal["out", "in"]
 NoiseKind = Literal["additive", "multiplicative"]

@@ -10,9 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from infoplane.core.records import FloatArray
 from infoplane.core.units import BITS_PER_NAT
-
-Array = npt.NDArray[np.float64]
 
 
 class Known(NamedTuple):
@@ -109,7 +108,7 @@ def gaussian_shells(
     p, rng, y = _classes(weights, len(sigma), samples, seed)
     t = sigma[y, None] * rng.standard_normal((samples, dims))
 
-    def density(log_radius: Array) -> Array:
+    def density(log_radius: FloatArray) -> FloatArray:
         """Return the densities (n, K) of log r in each class at points (n, 1)."""
         # Up to the factor that all classes share: r^dims / sigma^dims exp(-r^2 / 2 sigma^2).
         scaled = log_radius - np.log(sigma)
@@ -206,7 +205,7 @@ def discrete_codes(
     return Known(below.sum(2).astype(np.float64), y, table_information(table))
 
 
-def table_information(table: Array) -> float:
+def table_information(table: FloatArray) -> float:
     """Return the mutual information in bits of a joint probability table (codes, classes)."""
     outer = table.sum(1, keepdims=True) * table.sum(0, keepdims=True)  # p(t) p(y)
     positive = table > 0
@@ -236,7 +235,7 @@ def binary_channel(noise: float) -> float:
     return float(1.0 - (weight * np.logaddexp(0.0, -2.0 * gain * (gain + z))).sum() * BITS_PER_NAT)
 
 
-def orthonormal(dims: int, units: int, rng: np.random.Generator) -> Array:
+def orthonormal(dims: int, units: int, rng: np.random.Generator) -> FloatArray:
     """Draw random orthonormal rows (dims, units)."""
     require(units >= dims, f"units must be at least {dims}, got {units}")
     q, r = np.linalg.qr(rng.standard_normal((units, dims)))
@@ -244,7 +243,7 @@ def orthonormal(dims: int, units: int, rng: np.random.Generator) -> Array:
     return np.asarray((q * np.sign(np.diag(r))).T)
 
 
-def _turn(t: Array, units: int | None, rng: np.random.Generator) -> Array:
+def _turn(t: FloatArray, units: int | None, rng: np.random.Generator) -> FloatArray:
     """Add standard normal coordinates to `t` (N, dims) until it has `units`, and rotate all at random: (N, units).
 
     Return `t` as it is for None, and for one coordinate, which cannot be rotated.
@@ -258,7 +257,7 @@ def _turn(t: Array, units: int | None, rng: np.random.Generator) -> Array:
 
 def _classes(
     weights: npt.ArrayLike | None, classes: int, samples: int, seed: int
-) -> tuple[Array, np.random.Generator, npt.NDArray[np.int64]]:
+) -> tuple[FloatArray, np.random.Generator, npt.NDArray[np.int64]]:
     """Return probabilities (K,) of the classes, the generator of the problem, and classes (N,) that it has drawn."""
     p = np.full(classes, 1.0 / classes) if weights is None else np.asarray(weights, np.float64)
     valid = p.shape == (classes,) and bool((p > 0).all()) and abs(float(p.sum()) - 1.0) < 1e-9
@@ -267,13 +266,15 @@ def _classes(
     return p, rng, rng.choice(classes, samples, p=p)
 
 
-def _gaussians(points: Array, means: Array, stds: Array) -> Array:
+def _gaussians(points: FloatArray, means: FloatArray, stds: FloatArray) -> FloatArray:
     """Return the densities (n, K) of isotropic Gaussians with means (K, dims) and stds (K,) at points (n, dims)."""
     square = ((points[:, None] - means) ** 2).sum(2)  # (n, K)
     return np.asarray(np.exp(-0.5 * square / stds**2) / (math.sqrt(2.0 * math.pi) * stds) ** means.shape[1])
 
 
-def _class_information(density: Callable[[Array], Array], p: Array, low: Array, high: Array, step: float) -> float:
+def _class_information(
+    density: Callable[[FloatArray], FloatArray], p: FloatArray, low: FloatArray, high: FloatArray, step: float
+) -> float:
     """Return the information in bits between a class and a point, by integration over the point.
 
     `density` gives, for points (n, dims), their densities (n, K) in each class; `p` (K,) are the probabilities of the
@@ -296,7 +297,7 @@ def _class_information(density: Callable[[Array], Array], p: Array, low: Array, 
     return total
 
 
-def _sum_log_ratio(density: Array, p: Array, weight: Array | None = None) -> float:
+def _sum_log_ratio(density: FloatArray, p: FloatArray, weight: FloatArray | None = None) -> float:
     """Return sum_n w_n sum_k p_k f_k(n) log2 (f_k(n) / f(n)), with `density` f (n, K) and f(n) = sum_k p_k f_k(n).
 
     `weight` has the w_n, (n,), as those of a quadrature; they are 1 by default.

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
+from infoplane.core.records import IntArray
 from infoplane.core.units import BITS_PER_NAT
-from infoplane.diagnostics._place import IntArray, finite_float64
+from infoplane.diagnostics._place import finite_float64
 
 MOST_CELLS = 50_000_000
 """Cells of a table of joint counts that are held in memory."""

@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from infoplane.core.errors import choices
+from infoplane.core.records import FloatArray, IntArray
 from infoplane.diagnostics._measures import DEFAULTS, KINDS, Measure, MeasureSettings, Side, compared, permuted
-from infoplane.diagnostics._place import FloatArray, IntArray, centred, class_labels, digest, units_float64
+from infoplane.diagnostics._place import centred, class_labels, digest, units_float64
 
 LEAST_SAMPLES = 4
 """The unbiased HSIC divides by N - 3."""

@@ -13,7 +13,8 @@ from typing import Literal, NamedTuple, TypedDict
 import numpy as np
 from scipy.stats import rankdata
 
-from infoplane.diagnostics._place import FloatArray, IntArray, raised
+from infoplane.core.records import FloatArray, IntArray
+from infoplane.diagnostics._place import raised
 
 Measure = Literal["cka", "kernel-cka", "knn", "rsa", "svcca"]
 

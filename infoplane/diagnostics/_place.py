@@ -14,12 +14,10 @@ import numpy.typing as npt
 from infoplane.core.brief import Brief
 from infoplane.core.exact import exact_float64
 from infoplane.core.files import fingerprint
+from infoplane.core.records import FloatArray
 from infoplane.core.strict import canonical_json
 from infoplane.core.units import Z_95
 from infoplane.results import Curve, ResultTable, Row
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)

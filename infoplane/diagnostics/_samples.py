@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from infoplane.diagnostics._place import Entry, FloatArray, units_float64
+from infoplane.core.records import FloatArray
+from infoplane.diagnostics._place import Entry, units_float64
 
 LEAST_DRAWS = 5
 """Fewest random draws from which a null has a spread."""

@@ -9,7 +9,8 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from infoplane.diagnostics._place import Entry, FloatArray, Measured, digest, finite_float64, raised
+from infoplane.core.records import FloatArray
+from infoplane.diagnostics._place import Entry, Measured, digest, finite_float64, raised
 
 OVERLOAD, COLLAPSE = 0.75, 0.05
 """Shares above and below which a head is flagged; the limits are our choice."""

@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial import KDTree
 
+from infoplane.core.records import FloatArray
 from infoplane.core.units import BIT, BITS_PER_NAT
-from infoplane.diagnostics._place import Entry, FloatArray, Measured, class_labels, digest, raised
+from infoplane.diagnostics._place import Entry, Measured, class_labels, digest, raised
 from infoplane.diagnostics._samples import LEAST_DRAWS, against_null, random_splits, two_layers
 
 

@@ -8,17 +8,8 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from infoplane.diagnostics._place import (
-    Entry,
-    FloatArray,
-    Measured,
-    around,
-    digest,
-    finite_float64,
-    mean_and_half,
-    raised,
-    scaled,
-)
+from infoplane.core.records import FloatArray
+from infoplane.diagnostics._place import Entry, Measured, around, digest, finite_float64, mean_and_half, raised, scaled
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -10,8 +10,9 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from infoplane.core.records import FloatArray, IntArray
 from infoplane.diagnostics._codes import codes, entropy_bits, information_bits, joint_counts
-from infoplane.diagnostics._place import Entry, FloatArray, IntArray, Measured, digest, raised, units_float64
+from infoplane.diagnostics._place import Entry, Measured, digest, raised, units_float64
 
 DETERMINED = 1e-9
 """Bits: an attribute with no more entropy than this given another one is determined by it."""

@@ -9,17 +9,8 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from infoplane.diagnostics._place import (
-    Entry,
-    FloatArray,
-    IntArray,
-    Measured,
-    digest,
-    finite_float64,
-    raised,
-    rounding,
-    scaled,
-)
+from infoplane.core.records import FloatArray, IntArray
+from infoplane.diagnostics._place import Entry, Measured, digest, finite_float64, raised, rounding, scaled
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from infoplane.core.brief import Brief
+from infoplane.core.records import FloatArray
 from infoplane.core.units import Z_95
-from infoplane.diagnostics._place import Entry, FloatArray, Place, digest, raised, rows
+from infoplane.diagnostics._place import Entry, Place, digest, raised, rows
 from infoplane.diagnostics._samples import LEAST_DRAWS, equal_rows, random_splits, two_layers
 from infoplane.diagnostics.wasserstein import (
     exact_distance,

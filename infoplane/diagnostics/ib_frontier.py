@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from infoplane.core.brief import Brief
+from infoplane.core.records import FloatArray
 from infoplane.core.units import BIT
 from infoplane.diagnostics._codes import entropy_bits, information_bits
-from infoplane.diagnostics._place import Entry, FloatArray, Place, raised, rows
+from infoplane.diagnostics._place import Entry, Place, raised, rows
 from infoplane.results import Row
 
 ESTIMATOR = "ib-frontier"

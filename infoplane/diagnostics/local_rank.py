@@ -9,17 +9,8 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from infoplane.diagnostics._place import (
-    Entry,
-    FloatArray,
-    IntArray,
-    Measured,
-    around,
-    digest,
-    finite_float64,
-    mean_and_half,
-    raised,
-)
+from infoplane.core.records import FloatArray, IntArray
+from infoplane.diagnostics._place import Entry, Measured, around, digest, finite_float64, mean_and_half, raised
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

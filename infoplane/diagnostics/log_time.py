@@ -8,7 +8,8 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from infoplane.diagnostics._place import Entry, FloatArray, Measured, digest, finite_float64, raised
+from infoplane.core.records import FloatArray
+from infoplane.diagnostics._place import Entry, Measured, digest, finite_float64, raised
 
 FEW = 5
 """Points below which a fit is flagged `few_samples`."""

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
+from infoplane.core.records import FloatArray, IntArray
 from infoplane.core.units import BITS_PER_NAT
-from infoplane.diagnostics._place import Entry, FloatArray, IntArray, Measured, digest, raised, scaled, units_float64
+from infoplane.diagnostics._place import Entry, Measured, digest, raised, scaled, units_float64
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -10,9 +10,10 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from infoplane.core.records import FloatArray, IntArray
 from infoplane.core.units import BIT
 from infoplane.diagnostics._codes import joint_entropy_bits, same_samples
-from infoplane.diagnostics._place import Entry, FloatArray, IntArray, Measured, digest, raised
+from infoplane.diagnostics._place import Entry, Measured, digest, raised
 from infoplane.diagnostics._samples import LEAST_DRAWS, against_null
 
 MOST_GROUPS = 1000

@@ -9,9 +9,9 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from infoplane.core.records import FloatArray
 from infoplane.diagnostics._place import (
     Entry,
-    FloatArray,
     Measured,
     class_labels,
     digest,

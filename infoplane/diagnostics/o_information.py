@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import digamma
 
+from infoplane.core.records import FloatArray
 from infoplane.core.units import BIT, BITS_PER_NAT, Z_95
 from infoplane.diagnostics._codes import codes, entropy_bits
-from infoplane.diagnostics._place import Entry, FloatArray, Measured, around, centred, digest, raised, units_float64
+from infoplane.diagnostics._place import Entry, Measured, around, centred, digest, raised, units_float64
 
 PARTS = 20
 """Parts of the samples that are left out in turn for the interval (jackknife)."""

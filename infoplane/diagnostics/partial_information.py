@@ -9,9 +9,10 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from infoplane.core.records import FloatArray, IntArray
 from infoplane.core.units import BIT, BITS_PER_NAT
 from infoplane.diagnostics._codes import entropy_bits, information_bits, joint_counts, same_samples
-from infoplane.diagnostics._place import Entry, FloatArray, IntArray, Measured, digest, raised
+from infoplane.diagnostics._place import Entry, Measured, digest, raised
 from infoplane.diagnostics._samples import LEAST_DRAWS, null_entry
 
 PARTS = ("redundancy", "unique 1", "unique 2", "synergy")

@@ -11,7 +11,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from infoplane.diagnostics._place import Entry, FloatArray, Place, digest, quantities, rows
+from infoplane.core.records import FloatArray
+from infoplane.diagnostics._place import Entry, Place, digest, quantities, rows
 from infoplane.results import Curve, ResultTable, Row
 
 ESTIMATOR = "phases"

@@ -9,8 +9,9 @@ from typing import ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
+from infoplane.core.records import FloatArray
 from infoplane.core.units import BIT, BITS_PER_NAT, Z_95
-from infoplane.diagnostics._place import Entry, FloatArray, Measured, around, digest, finite_float64
+from infoplane.diagnostics._place import Entry, Measured, around, digest, finite_float64
 
 FINAL_ON = ("held-out", "first-pass")
 """What the last losses may be of: other examples, or those of the first pass again."""

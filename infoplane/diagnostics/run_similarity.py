@@ -7,17 +7,15 @@ from pathlib import Path
 from typing import Any, Protocol, Unpack
 
 import numpy as np
-import numpy.typing as npt
 
 from infoplane.core.errors import closest
 from infoplane.core.globs import across_parts, name_matches
-from infoplane.core.records import Layer, Probe
+from infoplane.core.records import Array, Layer, Probe
 from infoplane.core.steps import step_words
 from infoplane.diagnostics._place import Place, finite_float64
 from infoplane.diagnostics.similarity import SimilarityOptions, similarity_matrix
 from infoplane.results import ResultTable
 
-Array = npt.NDArray[Any]
 Pairs = list[tuple[str, int]]
 """Layers and steps that are compared: layers at one step, or steps of one layer."""
 

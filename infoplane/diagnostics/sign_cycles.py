@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.signal import lfilter
 
-from infoplane.diagnostics._place import Entry, FloatArray, IntArray, Measured, digest, finite_float64, raised
+from infoplane.core.records import FloatArray, IntArray
+from infoplane.diagnostics._place import Entry, Measured, digest, finite_float64, raised
 from infoplane.diagnostics._samples import LEAST_DRAWS, null_entry
 
 FEW_BLOCKS = 20

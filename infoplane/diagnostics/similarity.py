@@ -12,9 +12,10 @@ import numpy.typing as npt
 
 from infoplane.core.brief import Brief
 from infoplane.core.files import fingerprint
+from infoplane.core.records import FloatArray
 from infoplane.diagnostics._layer_pairs import LEAST_SAMPLES, Layers, all_pairs, orders_of, settings_of
 from infoplane.diagnostics._measures import KINDS, Measure, MeasureSettings, Side
-from infoplane.diagnostics._place import Entry, FloatArray, Measured, Place, digest
+from infoplane.diagnostics._place import Entry, Measured, Place, digest
 from infoplane.diagnostics._samples import null_entry
 from infoplane.results import Row
 from infoplane.results.names import PAIR

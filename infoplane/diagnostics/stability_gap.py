@@ -9,7 +9,8 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from infoplane.diagnostics._place import Entry, FloatArray, Measured, digest, finite_float64, raised
+from infoplane.core.records import FloatArray
+from infoplane.diagnostics._place import Entry, Measured, digest, finite_float64, raised
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

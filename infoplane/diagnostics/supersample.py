@@ -8,19 +8,10 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from infoplane.core.records import FloatArray, IntArray
 from infoplane.core.units import BIT, BITS_PER_NAT
 from infoplane.diagnostics._codes import codes, information_bits, joint_counts
-from infoplane.diagnostics._place import (
-    Entry,
-    FloatArray,
-    IntArray,
-    Measured,
-    around,
-    digest,
-    finite_float64,
-    mean_and_half,
-    raised,
-)
+from infoplane.diagnostics._place import Entry, Measured, around, digest, finite_float64, mean_and_half, raised
 from infoplane.diagnostics._samples import LEAST_DRAWS, null_entry
 
 LEAST_TRAININGS = 30

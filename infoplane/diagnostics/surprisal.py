@@ -10,24 +10,11 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from infoplane.core.records import NO_LABEL
+from infoplane.core.records import NO_LABEL, BoolArray, FloatArray, IntArray
 from infoplane.core.tokens import token_key
 from infoplane.core.units import BIT, BITS_PER_NAT, Z_95
-from infoplane.diagnostics._place import (
-    Entry,
-    FloatArray,
-    IntArray,
-    Measured,
-    Place,
-    around,
-    digest,
-    mean_and_half,
-    raised,
-    rows,
-)
+from infoplane.diagnostics._place import Entry, Measured, Place, around, digest, mean_and_half, raised, rows
 from infoplane.results import Row
-
-BoolArray = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -167,7 +154,8 @@ def _of_batches(
     for batch in [logits] if hasattr(logits, "shape") else logits:  # type: ignore[union-attr]
         a = np.asarray(batch)
         if a.ndim != 3 or a.shape[1] != ids.shape[1] or start + len(a) > len(ids):
-            raise ValueError(f"logits must have shape {ids.shape} and the vocabulary, got {a.shape} after {start} rows")
+            got = f"{a.shape} after {start} samples"
+            raise ValueError(f"logits must have shape {ids.shape} and the vocabulary, got {got}")
         for row, row_ids, counted in zip(a, ids[start:], counts[start:], strict=False):
             # The logits at one position predict the token at the next.
             yield _of_sequence(row[:-1][counted], row_ids[1:][counted].astype(np.int64))

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import hyp0f1
 
-from infoplane.diagnostics._place import Entry, FloatArray, Measured, digest, raised, scaled, units_float64
+from infoplane.core.records import FloatArray
+from infoplane.diagnostics._place import Entry, Measured, digest, raised, scaled, units_float64
 
 BLOCK = 1 << 22
 """Pairs of rows that are held in memory at a time."""

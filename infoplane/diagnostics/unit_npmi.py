@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from infoplane.core.records import FloatArray, IntArray
 from infoplane.diagnostics._codes import same_samples
-from infoplane.diagnostics._place import Entry, FloatArray, IntArray, Measured, digest, raised, units_float64
+from infoplane.diagnostics._place import Entry, Measured, digest, raised, units_float64
 
 LEAST_COUNT = 5
 """Samples in which unit and class must meet, or be expected to, for a value without the flag `few_samples`."""

@@ -12,7 +12,8 @@ from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 from scipy.special import gammaln
 
-from infoplane.diagnostics._place import Entry, FloatArray, Measured, digest
+from infoplane.core.records import FloatArray
+from infoplane.diagnostics._place import Entry, Measured, digest
 from infoplane.diagnostics._samples import LEAST_DRAWS, against_null, equal_rows, random_splits, two_layers
 
 UNIT = "distance in T"

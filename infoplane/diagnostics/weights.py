@@ -9,8 +9,9 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from infoplane.core.records import FloatArray
 from infoplane.core.units import BIT, BITS_PER_NAT
-from infoplane.diagnostics._place import Entry, FloatArray, Measured, digest, finite_float64, raised, rounding
+from infoplane.diagnostics._place import Entry, Measured, digest, finite_float64, raised, rounding
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

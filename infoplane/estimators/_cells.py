@@ -7,18 +7,15 @@ meet about as many are one product, or one pass over differences. Counts are tho
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
 
 from infoplane.core.device import on_accelerator
+from infoplane.core.records import Array
 from infoplane.estimators._distances import TIE, Keys, Metric, counts_after_measuring, counts_in_blocks
-
-Array = npt.NDArray[Any]
 
 _CELL_ROWS, _WIDE_ROWS, _FEW_UNITS = 16, 32, 5
 """Rows of a cell up to so many units, and beyond, where cells meet nearly all others."""

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from scipy.special import stdtrit
 from torch import Tensor
 
+from infoplane.core.records import FloatArray
 from infoplane.core.units import BIT
 from infoplane.estimators._checks import above_ceiling
 from infoplane.estimators._driver import on_rows, report
@@ -30,8 +30,6 @@ MOVED, NEAR_ZERO = 0.2, 0.25
 """Share of the value by which it may move without gamma = 1; values below so many bits count as that many."""
 OF_THE_PROBE = ("binned", "noisy-finite", "softmax-output")
 """Estimands that are of the recorded samples themselves: there is nothing beyond them to continue to."""
-
-Array = npt.NDArray[np.float64]
 
 
 @register_wrapper("extrapolate")
@@ -184,7 +182,7 @@ class _Parts:
         self.saturated = self.saturated | _raised(quantity, "saturated")
         self.too_small = self.too_small | _raised(quantity, "few_samples", "degenerate", "single_class")
 
-    def by_snapshot(self) -> list[list[Array]]:
+    def by_snapshot(self) -> list[list[FloatArray]]:
         """Return for each snapshot a list over gamma = 1, 2, ... of the estimates (draws, gamma) on that many parts."""
         # stacked[gamma - 1] is (S, draws, gamma).
         stacked = [
@@ -249,7 +247,7 @@ def _continued(name: str, quantity: Quantity, parts: _Parts, targets: bool) -> d
     return out
 
 
-def _line(values: list[Array]) -> _Line:
+def _line(values: list[FloatArray]) -> _Line:
     """Fit a line to the means of one snapshot's estimates (draws, gamma), one array for each gamma = 1, 2, ..."""
     count = len(values)
     if count < LINE:
@@ -288,12 +286,12 @@ def _line(values: list[Array]) -> _Line:
 class _Polynomial(NamedTuple):
     """Coefficients in rising order, their standard errors, and the degrees of freedom left."""
 
-    terms: Array
-    errors: Array
+    terms: FloatArray
+    errors: FloatArray
     free: int
 
 
-def _polynomial(means: Array, degree: int, first: int = 1) -> _Polynomial:
+def _polynomial(means: FloatArray, degree: int, first: int = 1) -> _Polynomial:
     """Return the least-squares polynomial through the means (G,) at gamma = first, first + 1, ..."""
     # terms = (P'P)^-1 P'm with P the powers of gamma; their variances: the diagonal of (P'P)^-1, times the residual's.
     powers = np.vander(np.arange(first, first + len(means), dtype=np.float64), degree + 1, increasing=True)
@@ -303,7 +301,7 @@ def _polynomial(means: Array, degree: int, first: int = 1) -> _Polynomial:
     return _Polynomial(terms, np.sqrt(float(left @ left) / max(free, 1) * inverse.diagonal()), free)
 
 
-def _bends(means: Array) -> bool:
+def _bends(means: FloatArray) -> bool:
     """Return whether the means (G,) at gamma = 1, 2, ... bend off a line, by more than chance and enough to matter."""
     line, (terms, errors, free) = _polynomial(means, 1), _polynomial(means, 2)
     if abs(terms[2]) <= _student(free) * errors[2]:

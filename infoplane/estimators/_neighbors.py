@@ -10,15 +10,15 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
 
 from infoplane.core.device import on_accelerator
+from infoplane.core.records import Array
 from infoplane.estimators._cells import all_pairs_are_sooner, counts_within
 from infoplane.estimators._distances import (
     NORM,
@@ -35,7 +35,6 @@ from infoplane.estimators._distances import (
     padded,
 )
 
-Array = npt.NDArray[Any]
 Counted = Literal["open", "closed", "rectangle"]
 Look = Callable[[Tensor, list[Tensor], Tensor], None]
 """Takes rows (n,), their keys (n, w) in every space, and their candidates (n, c)."""

@@ -30,7 +30,7 @@ from infoplane.estimators._protocol import Quantity, only_values, values_only
 from infoplane.estimators._registry import preset, register
 from infoplane.estimators._settings import Domain, at_least, listed, setting
 
-Array = Tensor | npt.NDArray[Any]
+Values = Tensor | npt.NDArray[Any]
 _DISCRETE, _CONTINUOUS = ("auto", "ross", "gao"), ("auto", "ksg1", "ksg2", "gao")
 
 TIED = 0.05
@@ -299,8 +299,8 @@ def _dimension(rows: Tensor, metric: Metric) -> int:
 
 
 def ksg(
-    x: Array,
-    y: Array,
+    x: Values,
+    y: Values,
     k: int = 3,
     *,
     formula: Literal["ksg1", "ksg2", "gao"] = "ksg1",
@@ -324,7 +324,7 @@ def ksg(
         return float(estimator.estimate(t[None], target)["I(T;Y)"].value)
 
 
-def ross(t: Array, y: Array, k: int = 3, *, metric: Metric = "euclidean", scale: Scale = "unit") -> float:
+def ross(t: Values, y: Values, k: int = 3, *, metric: Metric = "euclidean", scale: Scale = "unit") -> float:
     """Return mutual information in bits of an array (N,) or (N, D) and classes (N,), as `KNN` has it for classes."""
     estimator = KNN(n_neighbors=k, formula="ross", metric=metric, scale=scale)
     with values_only():
@@ -338,7 +338,7 @@ class Entropy(NamedTuple):
     standard_error: float
 
 
-def kozachenko_leonenko(t: Array, k: int = 3, *, metric: Metric = "euclidean") -> Entropy:
+def kozachenko_leonenko(t: Values, k: int = 3, *, metric: Metric = "euclidean") -> Entropy:
     """Return the differential entropy of an array (N,) or (N, D): psi(N) - psi(k) + log V_D + D <log r_k>, in bits.
 
     It depends on the units of T, may be negative, and is minus infinity for a law with atoms. Differences of
@@ -371,7 +371,7 @@ def kozachenko_terms(radius: Tensor, k: int, units: int, metric: Metric = "eucli
     return digamma(len(radius)) - digamma(k) + volume + units * radius.log()
 
 
-def _columns(array: Array, name: str) -> Tensor:
+def _columns(array: Values, name: str) -> Tensor:
     """Return an array (N,) or (N, D) as a tensor (N, D); ValueError, with its `name`, for other shapes."""
     out = torch.as_tensor(array)
     if out.ndim not in (1, 2):

@@ -187,7 +187,7 @@ class SamplePropagation(Method):
         if not isinstance(self.n_draws, int) or self.n_draws < 2 or self.n_draws % 2:
             raise ValueError(f"n_draws must be even and at least 2, got {self.n_draws!r}")
         if self.bracket and not self.population:
-            raise ValueError("bracket=True is of the population, got population=False; give population=True, too")
+            raise ValueError("bracket=True bounds the population, got population=False; give population=True, too")
 
     def bytes_per_snapshot(self, samples: int, units: int) -> int:
         """Return the bytes of a snapshot and its centred copy in float64, and of the sums of every draw by sample."""

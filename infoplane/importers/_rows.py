@@ -12,10 +12,9 @@ import numpy.typing as npt
 import torch
 
 from infoplane.core.labels import as_array, as_sample_ids
-from infoplane.core.records import IntArray
+from infoplane.core.records import Array, IntArray
 from infoplane.importers._read import Key
 
-Array = npt.NDArray[Any]
 LABELS, INPUTS, IDS, STEPS = ("labels", "y"), ("inputs", "x"), ("sample_ids", "ids"), ("steps", "step")
 """Names of arrays that are no layers."""
 ALIGN = "put 'sample_ids' into each file, and their rows are brought to one order"

@@ -8,7 +8,6 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colorbar import Colorbar
@@ -17,7 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
-from infoplane.core.records import FloatArray
+from infoplane.core.records import Array, BoolArray, FloatArray
 from infoplane.core.units import BIT
 from infoplane.plots._figure import Look, figure_of, grow, is_own, lower_caption, slot_width
 from infoplane.plots._layers import LayerLook, tag
@@ -38,8 +37,6 @@ from infoplane.plots.text import safe_text, text_width, wrap
 from infoplane.results.limits import axis_limits
 from infoplane.results.trajectories import Ceiling
 
-Array = npt.NDArray[Any]
-BoolArray = npt.NDArray[np.bool_]
 Box = tuple[float, float, float, float]
 """Left, lower, right and upper edge."""
 

@@ -16,12 +16,11 @@ from matplotlib.patches import Patch, Rectangle
 
 from infoplane.core.brief import Brief
 from infoplane.core.deprecation import renamed
-from infoplane.core.records import FloatArray
+from infoplane.core.records import BoolArray, FloatArray
 from infoplane.plots._about import about, axis_label, doubtful
 from infoplane.plots._artists import (
     LEGEND_SHARE,
     OPEN,
-    BoolArray,
     Label,
     cut,
     direct_labels,
@@ -141,7 +140,8 @@ def compare_data(
         per_run = [everything.of_run(run, common_layers(everything, runs)) for run in runs]
         found = {q: [series.grid(q) for series in per_run] for q in quantities}
         out.append(summarised(name, per_run, found, spread))
-        grids = {q: gs + found[q] for q, gs in grids.items()}
+        for q in quantities:
+            grids[q] += found[q]
     drawn = [grid for gs in grids.values() for grid in gs]
     caption = list(dict.fromkeys(about(everything, [gs[0] for gs in grids.values()], drawn=drawn)))
     labels = {q: axis_label(q, gs[0].unit) for q, gs in grids.items()}

@@ -11,9 +11,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from infoplane.core.records import FloatArray
+from infoplane.core.records import BoolArray, FloatArray
 from infoplane.plots._about import Shown, doubtful, shown
-from infoplane.plots._artists import MOST_NAMES, BoolArray, apart, colorbar, measured, name_rows
+from infoplane.plots._artists import MOST_NAMES, apart, colorbar, measured, name_rows
 from infoplane.plots._figure import (
     Look,
     Options,

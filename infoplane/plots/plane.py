@@ -13,14 +13,13 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import Normalize
 from matplotlib.lines import Line2D
 
-from infoplane.core.records import FloatArray
+from infoplane.core.records import BoolArray, FloatArray
 from infoplane.core.text import listed
 from infoplane.plots._about import about, axis_label, doubtful, dpi_words
 from infoplane.plots._artists import (
     LEGEND_SHARE,
     OPEN,
     WIDE_SHARE,
-    BoolArray,
     Label,
     direct_labels,
     draw_ceilings,

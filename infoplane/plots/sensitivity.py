@@ -164,7 +164,7 @@ def caption_of(series: Sequence[Series], names: Sequence[str], steps: FloatArray
     return [
         ", ".join([safe_text(series[0].estimator), *shared]),
         *about(series[0], grids[0], drawn=chain(*grids), steps=steps)[1:],
-        f"at step{'s' * (steps.size > 1)} {', '.join(map(number, steps))}",
+        ("at step " if steps.size == 1 else "at steps ") + ", ".join(map(number, steps)),
         "what changes along the axis is chosen with the scale, not learned",
     ]
 

@@ -10,10 +10,10 @@ from typing import NamedTuple, Self, Unpack
 import numpy as np
 from matplotlib.axes import Axes
 
-from infoplane.core.records import FloatArray
+from infoplane.core.records import BoolArray, FloatArray
 from infoplane.core.text import listed
 from infoplane.plots._about import Shown, doubtful, run_words, shown
-from infoplane.plots._artists import MOST_NAMES, BoolArray, measured, name_rows
+from infoplane.plots._artists import MOST_NAMES, measured, name_rows
 from infoplane.plots._figure import Options, canvas, keywords, panel_height, selected
 from infoplane.plots._layers import END_SHARE, row_looks
 from infoplane.plots.heatmap import draw_cells, draw_scale, round_steps

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from infoplane.core.records import BoolArray
 from infoplane.core.text import listed, printable, shorten
 from infoplane.results import ResultTable
 from infoplane.results.losses import losses
 from infoplane.results.overview import named_way, shared_words
-from infoplane.results.trajectories import BoolArray, groups
+from infoplane.results.trajectories import groups
 from infoplane.results.views import Series, choose, is_in, of_layers, options, ordered_layers
 
 DPI_SHARE = 0.05

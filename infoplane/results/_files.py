@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from infoplane.core.files import Locked, PidLock, fingerprint, publish, sync_directory
+from infoplane.core.records import Array
 from infoplane.core.strict import load_object
-from infoplane.results._csv import HEADER, Array, Row, format_rows, parse_table, whole_lines, with_added_columns
+from infoplane.results._csv import HEADER, Row, format_rows, parse_table, whole_lines, with_added_columns
 from infoplane.results.names import placed, with_paths
 
 MAX_META_BYTES = 256 << 20

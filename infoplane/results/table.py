@@ -14,10 +14,11 @@ import numpy.typing as npt
 
 from infoplane.core.errors import closest
 from infoplane.core.globs import across_parts
+from infoplane.core.records import Array
 from infoplane.core.strict import canonical_json
 from infoplane.core.text import listed
 from infoplane.core.tokens import layer_matches
-from infoplane.results._csv import ADDED, COLUMNS, Array, Row, by_value, format_rows, typed_columns, visible
+from infoplane.results._csv import ADDED, COLUMNS, Row, by_value, format_rows, typed_columns, visible
 from infoplane.results._files import TableWriter, csv_path, read_files, write_files
 from infoplane.results.branches import choice_of
 from infoplane.results.names import is_glob, matches, run_names, runs_called

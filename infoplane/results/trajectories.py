@@ -10,22 +10,20 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from infoplane.core.brief import Brief, span
 from infoplane.core.errors import closest
-from infoplane.core.records import FloatArray, IntArray
+from infoplane.core.records import Array, BoolArray, FloatArray, IntArray
 from infoplane.core.text import listed, printable
 from infoplane.core.tokens import token_position
 from infoplane.core.units import BIT
-from infoplane.results._csv import Array, by_value
+from infoplane.results._csv import by_value
 from infoplane.results.names import PAIR, lasting, pair_name, run_names
 from infoplane.results.overview import named_way, settings_words
 
 if TYPE_CHECKING:
     from infoplane.results.table import ResultTable
 
-BoolArray = npt.NDArray[np.bool_]
 
 MISSING = {"f": np.nan, "i": 0, "O": ""}
 """What an array (steps, layers) holds where there is no point, by the kind of its dtype: float, integer, text."""

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from infoplane.core.brief import Brief
 from infoplane.core.errors import closest
 from infoplane.core.globs import across_parts
-from infoplane.core.records import FloatArray, IntArray
+from infoplane.core.records import BoolArray, FloatArray, IntArray
 from infoplane.core.tokens import layer_matches, split_token, token_position
 from infoplane.core.units import BIT
 from infoplane.results._csv import COLUMNS, by_value
@@ -29,7 +29,7 @@ from infoplane.results.overview import advice_words as advice_words
 from infoplane.results.overview import settings_words as settings_words
 from infoplane.results.overview import unlabelled_words, words_of
 from infoplane.results.table import ResultTable
-from infoplane.results.trajectories import MISSING, POINT, BoolArray, DataProcessing, Grid, Plane, groups, pair
+from infoplane.results.trajectories import MISSING, POINT, DataProcessing, Grid, Plane, groups, pair
 
 RECORDED = "recorded"
 """The estimator of rows that hold training metrics."""

@@ -167,6 +167,7 @@ class Ledger:
 
 def open_directory(
     path: Path,
+    *,
     probe: Probe,
     settings: Mapping[str, Any],
     rank: int,

@@ -53,6 +53,7 @@ class Worker:
     def __init__(
         self,
         ledger: Ledger,
+        *,
         seal_bytes: int,
         seal_seconds: float,
         max_file_bytes: int,
@@ -62,8 +63,7 @@ class Worker:
         """Settings are those of StoreWriter; `release` gets each snapshot that is written or dropped."""
         self._ledger, self._release = ledger, release
         self._shards = ledger.path / SHARDS_DIR
-        self._seal_bytes, self._seal_seconds = min(seal_bytes, max_file_bytes), seal_seconds
-        self._queue_bytes = queue_bytes
+        self._seal_bytes, self._seal_seconds, self._queue_bytes = seal_bytes, seal_seconds, queue_bytes
         # Where files are very small, half of one is for the index.
         self.max_sample_bytes = max(max_file_bytes - _INDEX_ALLOWANCE, max_file_bytes // 2)
         self._queue: deque[Frame | _Seal] = deque()

@@ -127,13 +127,29 @@ class StoreWriter:
         self._pid = os.getpid()
         self._closed = True
         self._ledger = open_directory(
-            self.path, probe, settings, rank, world_size, resume, overwrite, session, may_differ, join_seconds
+            self.path,
+            probe=probe,
+            settings=settings,
+            rank=rank,
+            world_size=world_size,
+            resume=resume,
+            overwrite=overwrite,
+            session=session,
+            may_differ=may_differ,
+            join_seconds=join_seconds,
         )
         record = self._ledger.record
         self.run_id, self.session, self.last_step = record.run_id, record.session, record.resumed_from
         self._reported = False
         self._began = time.monotonic()
-        self._worker = Worker(self._ledger, seal_bytes, seal_seconds, max_file_bytes, queue_bytes, release)
+        self._worker = Worker(
+            self._ledger,
+            seal_bytes=min(seal_bytes, max_file_bytes),
+            seal_seconds=seal_seconds,
+            max_file_bytes=max_file_bytes,
+            queue_bytes=queue_bytes,
+            release=release,
+        )
         if background:
             try:
                 self._worker.start(f"infoplane writer {self.path}")

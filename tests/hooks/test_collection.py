@@ -166,14 +166,19 @@ def test_recording_leaves_the_random_state():
     assert torch.equal(before, torch.get_rng_state())
 
 
+def resumed(models, state, folder, steps):
+    """Record these steps into a run for each member, going on where the runs end."""
+    with CollectionRecorder(
+        models[0], (X, Y), folder / "m{member}", state=lambda: state, quiet=True, resume=True, schedule=every(1)
+    ) as rec:
+        for s in steps:
+            rec.snapshot(s)
+
+
 def test_resume_takes_the_step_that_all_members_have(tmp_path):
     models, state = collection()
     for steps in ([1, 2], [3]):
-        with CollectionRecorder(
-            models[0], (X, Y), tmp_path / "m{member}", state=lambda: state, quiet=True, resume=True, schedule=every(1)
-        ) as rec:
-            for s in steps:
-                rec.snapshot(s)
+        resumed(models, state, tmp_path, steps)
     assert infoplane.open_run(tmp_path / "m3").steps() == [0, 1, 2, 3]
 
 
@@ -181,11 +186,7 @@ def test_resume_where_one_member_did_not_note_the_shift_of_its_counters(tmp_path
     """As a full disk may leave it: the others tell."""
     models, state = collection()
     for steps in ([0, 1], [2]):
-        with CollectionRecorder(
-            models[0], (X, Y), tmp_path / "m{member}", state=lambda: state, quiet=True, resume=True, schedule=every(1)
-        ) as rec:
-            for s in steps:
-                rec.snapshot(s)
+        resumed(models, state, tmp_path, steps)
         (file,) = (tmp_path / "m0" / "sessions").glob("*1.json")
         held = json.loads(file.read_text())
         file.write_text(json.dumps(held | {"notes": {}}))
